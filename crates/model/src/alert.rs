@@ -1,0 +1,320 @@
+//! `drift_to_alert` and its siblings: which events someone should know about, and how an alert lives.
+
+use serde::{Deserialize, Serialize};
+
+use crate::drift::{Drift, DriftKind};
+use crate::liveness::Reachability;
+use crate::{HostId, Timestamp};
+
+/// Ordered: `Info < Critical`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertSeverity {
+    /// Good to know.
+    Info,
+    /// Look some day.
+    Low,
+    /// Look this week.
+    Medium,
+    /// Look today.
+    High,
+    /// Look now.
+    Critical,
+}
+
+impl AlertSeverity {
+    /// All five, least first.
+    pub const ALL: [Self; 5] = [Self::Info, Self::Low, Self::Medium, Self::High, Self::Critical];
+
+    /// The wire and column value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// Reads a wire or column value.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// What an alert is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertType {
+    /// Probes fail.
+    HostUnreachable,
+    /// Probes work again.
+    HostRecovered,
+    /// The score fell far.
+    DriftMajor,
+    /// The score fell.
+    DriftMinor,
+    /// The score rose.
+    DriftImprovement,
+    /// Three scans in a row failed.
+    ScanFailing,
+    /// A host shows another key than the one on record.
+    HostKeyChanged,
+    /// A job was not what the scheduler signed.
+    JobTampered,
+    /// A policy was refused.
+    PolicyRejected,
+}
+
+impl AlertType {
+    /// Every type.
+    pub const ALL: [Self; 9] = [
+        Self::HostUnreachable,
+        Self::HostRecovered,
+        Self::DriftMajor,
+        Self::DriftMinor,
+        Self::DriftImprovement,
+        Self::ScanFailing,
+        Self::HostKeyChanged,
+        Self::JobTampered,
+        Self::PolicyRejected,
+    ];
+
+    /// The wire and column value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::HostUnreachable => "host_unreachable",
+            Self::HostRecovered => "host_recovered",
+            Self::DriftMajor => "drift_major",
+            Self::DriftMinor => "drift_minor",
+            Self::DriftImprovement => "drift_improvement",
+            Self::ScanFailing => "scan_failing",
+            Self::HostKeyChanged => "host_key_changed",
+            Self::JobTampered => "job_tampered",
+            Self::PolicyRejected => "policy_rejected",
+        }
+    }
+
+    /// Reads a column value.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|t| t.as_str() == text)
+    }
+
+    /// Types that speak of the same thing share a family; an event older than the family's cursor of its host neither
+    /// opens nor resolves anything.
+    pub fn family(self) -> &'static str {
+        match self {
+            Self::HostUnreachable | Self::HostRecovered => "connectivity",
+            Self::DriftMajor | Self::DriftMinor | Self::DriftImprovement => "drift",
+            Self::ScanFailing => "scan",
+            Self::HostKeyChanged => "host_key",
+            Self::JobTampered => "job",
+            Self::PolicyRejected => "policy",
+        }
+    }
+
+    /// Open alerts of these types are resolved by this one.
+    pub fn resolves(self) -> &'static [AlertType] {
+        match self {
+            Self::HostRecovered => &[Self::HostUnreachable],
+            Self::DriftImprovement => &[Self::DriftMajor, Self::DriftMinor],
+            _ => &[],
+        }
+    }
+}
+
+/// Where an alert is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AlertState {
+    /// Open, nobody has it.
+    Active,
+    /// Open, somebody has it.
+    Acknowledged,
+    /// Open, quiet for a while.
+    Silenced,
+    /// Over.
+    Resolved,
+    /// Put away.
+    Dismissed,
+}
+
+impl AlertState {
+    /// All five.
+    pub const ALL: [Self; 5] =
+        [Self::Active, Self::Acknowledged, Self::Silenced, Self::Resolved, Self::Dismissed];
+
+    /// The wire and column value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Acknowledged => "acknowledged",
+            Self::Silenced => "silenced",
+            Self::Resolved => "resolved",
+            Self::Dismissed => "dismissed",
+        }
+    }
+
+    /// Reads a column value.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Open alerts hold the dedup key: a repeat counts up instead of opening another.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Active | Self::Acknowledged | Self::Silenced)
+    }
+
+    /// Whether an alert may go from here to there (ALC-02, ALC-03).
+    pub fn may_become(self, next: Self) -> bool {
+        use AlertState::{Acknowledged, Active, Dismissed, Resolved, Silenced};
+        matches!(
+            (self, next),
+            (Active, Acknowledged | Silenced | Resolved | Dismissed)
+                | (Acknowledged, Resolved | Dismissed)
+                | (Silenced, Active | Resolved | Dismissed)
+                | (Resolved, Dismissed)
+        )
+    }
+}
+
+/// An alert before it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewAlert {
+    /// What it is about.
+    pub kind: AlertType,
+    /// How much it matters.
+    pub severity: AlertSeverity,
+    /// The host, where there is one.
+    pub host: Option<HostId>,
+    /// One line.
+    pub title: String,
+    /// A few lines.
+    pub body: String,
+    /// When it happened, from the event.
+    pub occurred_at: Timestamp,
+}
+
+impl NewAlert {
+    /// `type|host|rule`: one open alert per key (ALR-04). No alert is about a single rule yet, so the last part is empty.
+    pub fn dedup_key(&self) -> String {
+        let host = self.host.map(|h| h.to_string()).unwrap_or_default();
+        format!("{}|{host}|", self.kind.as_str())
+    }
+}
+
+/// What a drift means to people; `None` when it pages nobody.
+pub fn drift_to_alert(host: HostId, drift: &Drift, occurred_at: Timestamp) -> Option<NewAlert> {
+    let critical = drift.summary.became_failing.critical > 0;
+    let (kind, severity) = match drift.kind {
+        DriftKind::Stable => return None,
+        _ if drift.summary.low_confidence => return None,
+        DriftKind::MajorWorsening if critical => (AlertType::DriftMajor, AlertSeverity::Critical),
+        DriftKind::MajorWorsening => (AlertType::DriftMajor, AlertSeverity::High),
+        DriftKind::MinorWorsening if critical => (AlertType::DriftMinor, AlertSeverity::High),
+        DriftKind::MinorWorsening => (AlertType::DriftMinor, AlertSeverity::Medium),
+        DriftKind::Improvement => (AlertType::DriftImprovement, AlertSeverity::Info),
+    };
+    let percent =
+        |score: crate::score::Score| score.percent().map_or("undefined".to_owned(), |p| format!("{p:.2} %"));
+    let (before, after) = (percent(drift.summary.before), percent(drift.summary.after));
+    let moved = if kind == AlertType::DriftImprovement { "rose" } else { "fell" };
+    let failing = drift.summary.became_failing;
+    let passing = drift.summary.became_passing;
+    Some(NewAlert {
+        kind,
+        severity,
+        host: Some(host),
+        title: format!("compliance score {moved} from {before} to {after}"),
+        body: format!(
+            "now failing: {} critical, {} high, {} medium, {} low; now passing: {} critical, {} high, {} medium, {} low",
+            failing.critical,
+            failing.high,
+            failing.medium,
+            failing.low,
+            passing.critical,
+            passing.high,
+            passing.medium,
+            passing.low
+        ),
+        occurred_at,
+    })
+}
+
+/// What a change of reachability means to people; a first contact pages nobody.
+pub fn connectivity_to_alert(
+    host: HostId,
+    prior: Reachability,
+    now: Reachability,
+    occurred_at: Timestamp,
+) -> Option<NewAlert> {
+    let (kind, severity, title) = match (prior, now) {
+        (_, Reachability::Unreachable) => {
+            (AlertType::HostUnreachable, AlertSeverity::High, "host does not answer")
+        }
+        (Reachability::Unreachable, Reachability::Reachable) => {
+            (AlertType::HostRecovered, AlertSeverity::Info, "host answers again")
+        }
+        _ => return None,
+    };
+    Some(NewAlert { kind, severity, host: Some(host), title: title.into(), body: String::new(), occurred_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::drift::{SeverityCounts, Summary};
+
+    fn drift(kind: DriftKind, critical: u32, low_confidence: bool) -> Drift {
+        let became_failing = SeverityCounts { critical, ..SeverityCounts::default() };
+        let summary = Summary { became_failing, low_confidence, ..Summary::default() };
+        Drift { kind, has_prior_baseline: true, score_undefined: false, summary }
+    }
+
+    #[test]
+    fn severity_follows_what_fell() {
+        let route = |kind, critical, low| {
+            drift_to_alert(HostId(Uuid::nil()), &drift(kind, critical, low), Timestamp::UNIX_EPOCH)
+                .map(|a| (a.kind, a.severity))
+        };
+        assert_eq!(route(DriftKind::Stable, 0, false), None);
+        assert_eq!(
+            route(DriftKind::MajorWorsening, 0, false),
+            Some((AlertType::DriftMajor, AlertSeverity::High))
+        );
+        assert_eq!(
+            route(DriftKind::MajorWorsening, 1, false),
+            Some((AlertType::DriftMajor, AlertSeverity::Critical))
+        );
+        assert_eq!(
+            route(DriftKind::MinorWorsening, 1, false),
+            Some((AlertType::DriftMinor, AlertSeverity::High))
+        );
+        assert_eq!(route(DriftKind::MajorWorsening, 1, true), None);
+    }
+
+    #[test]
+    fn the_life_of_an_alert() {
+        use AlertState::{Acknowledged, Active, Dismissed, Resolved, Silenced};
+        let allowed = [
+            (Active, Acknowledged),
+            (Active, Silenced),
+            (Active, Resolved),
+            (Active, Dismissed),
+            (Acknowledged, Resolved),
+            (Acknowledged, Dismissed),
+            (Silenced, Active),
+            (Silenced, Resolved),
+            (Silenced, Dismissed),
+            (Resolved, Dismissed),
+        ];
+        for from in AlertState::ALL {
+            for to in AlertState::ALL {
+                assert_eq!(from.may_become(to), allowed.contains(&(from, to)), "{from:?} -> {to:?}");
+            }
+        }
+    }
+}

@@ -141,7 +141,7 @@ registry! {
     AlertUnsilencedAuto "alert.unsilenced.auto" Info { alert_id: AlertId, silenced_until: Option<String> }
     /// An alert is over.
     AlertResolved "alert.resolved" Info { alert_id: AlertId, prior_state: &'static str, new_state: &'static str, reason: Option<String> }
-    /// Somebody put an alert away, or reopened it by hand.
+    /// Somebody put an alert away.
     AlertDismissed "alert.dismissed" Warning { alert_id: AlertId, prior_state: &'static str, new_state: &'static str, reason: Option<String> }
     /// A delivery reached its channel.
     NotificationDelivered "notification.delivery.succeeded" Info { alert_id: AlertId, channel: String, attempt: u32 }
@@ -154,6 +154,14 @@ registry! {
     CorpusPublished "corpus.published" Info { digest: String, rules: u32, key_fingerprint: String }
     /// A token was made.
     ApiKeyCreated "auth.api_key.created" Info { name: String, role: String }
+    /// A token was revoked.
+    ApiKeyRevoked "auth.api_key.revoked" Info { name: String }
+    /// A channel was made.
+    ChannelCreated "notification.channel.created" Info { channel_id: crate::ChannelId, name: String, kind: &'static str }
+    /// A channel was removed.
+    ChannelDeleted "notification.channel.deleted" Info { channel_id: crate::ChannelId, name: String }
+    /// Somebody ended a silence by hand.
+    AlertUnsilenced "alert.unsilenced" Info { alert_id: AlertId, prior_state: &'static str, new_state: &'static str, reason: Option<String> }
     /// A request lacked permission.
     PermissionDenied "authz.permission.denied" Warning { token: String, permission: String }
     /// The schema was brought up to date.

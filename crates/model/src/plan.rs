@@ -101,4 +101,6 @@ pub struct RunReport {
     pub restarts: u32,
     /// Reconnects needed.
     pub reconnects: u32,
+    /// The deadline came before the last answer.
+    pub out_of_time: bool,
 }

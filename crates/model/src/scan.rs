@@ -323,8 +323,6 @@ pub struct Failure {
 pub struct RuleTiming {
     /// Rule id.
     pub rule: String,
-    /// Since the plan's first command, in milliseconds.
-    pub start_ms: u64,
     /// Time on the target in milliseconds.
     pub duration_ms: u64,
     /// Lane that ran it.

@@ -1,0 +1,120 @@
+use super::*;
+
+const GOOD: &str = "\
+id: good
+title: t
+description: d
+rationale: r
+severity: low
+category: demo
+transactional: false
+references:
+  cis: {debian12: {section: '1.1'}}
+platforms:
+  - {family: debian, min_version: 12}
+implementations:
+  - when: apt
+    check: {method: command, cmd: 'test -e /x'}
+    remediation: {mechanism: manual}
+  - default: true
+    check: {method: sysctl_value, key: a.b, expected: '1'}
+";
+
+fn file(path: &str, text: &str) -> CorpusFile {
+    CorpusFile { path: path.into(), text: text.into() }
+}
+
+/// Codes of what is found when one piece of the good rule is replaced.
+fn codes(replace: &str, with: &str) -> Vec<&'static str> {
+    assert!(GOOD.contains(replace), "{replace}");
+    lint(&[file("demo/good.yml", &GOOD.replace(replace, with))]).into_iter().map(|f| f.code).collect()
+}
+
+#[test]
+fn a_good_rule_has_no_findings() {
+    assert_eq!(codes("low", "high"), [""; 0]);
+}
+
+#[test]
+fn every_constraint_is_told_by_its_code() {
+    let cases = [
+        ("title: t", "title: ' '", "E001"),
+        ("rationale: r\n", "", "E001"),
+        ("severity: low", "severity: Low", "E002"),
+        ("severity: low", "severity: urgent", "E002"),
+        ("default: true", "default: false", "E004"),
+        ("when: apt", "default: true", "E004"),
+        ("transactional: false\n", "", "E005"),
+        ("id: good", "id: other", "E006"),
+        ("category: demo", "category: network", "E007"),
+        ("when: apt", "when: {any: [apt, snap]}", "E008"),
+        ("when: apt", "when: [apt]", "E013"),
+        ("method: command, ", "", "E010"),
+        ("method: command", "method: commands", "E010"),
+        ("cmd: 'test -e /x'", "expected_exit: 0", "E010"),
+        ("cmd: 'test -e /x'", "cmd: x, expect: 0", "E010"),
+        ("key: a.b", "key: a.b, comparator: '=>'", "E011"),
+        ("expected: '1'", "expected: 1", "E016"),
+        ("cmd: 'test -e /x'", "cmd: [a]", "E016"),
+        ("cmd: 'test -e /x'", "cmd: a, expected_exit: '0'", "E016"),
+        ("{debian12: {section: '1.1'}}", "{}", "E012"),
+        ("key: a.b", "key: '{{ nobody_knows }}'", "E000"),
+        ("min_version: 12", "min_version: '12'", "E000"),
+        ("title: t", "title: t\ntitle: t", "E000"),
+        ("severity: low", "severity: low\ndepends_on: [good]", "E015"),
+        ("severity: low", "severity: low\ndepends_on: [gone]", "W103"),
+        (
+            "method: command, cmd: 'test -e /x'",
+            "method: config_value, path: /etc/ssh/sshd_config, key: k, expected: e",
+            "W001",
+        ),
+        (
+            "method: command, cmd: 'test -e /x'",
+            "method: config_value, path: /etc/sysctl.d/9.conf, key: k, expected: e",
+            "W002",
+        ),
+        (
+            "method: command, cmd: 'test -e /x'",
+            "method: file_content_match, path: /etc/pam.d/su, pattern: p",
+            "W003",
+        ),
+        (
+            "method: command, cmd: 'test -e /x'",
+            "method: file_content_match, path: /etc/fstab, pattern: p",
+            "W004",
+        ),
+        (
+            "method: command, cmd: 'test -e /x'",
+            "checks: [{method: config_value, path: /etc/selinux/config, key: k, expected: e}]",
+            "W005",
+        ),
+        ("test -e /x", "if a; then b; fi; [ $? = 1 ]", "W101"),
+        ("test -e /x", "echo x; exit 0", "W102"),
+    ];
+    for (replace, with, code) in cases {
+        assert!(codes(replace, with).contains(&code), "{with}: {:?} lacks {code}", codes(replace, with));
+    }
+    let text = format!("{}implementations: []\n", &GOOD[..GOOD.find("implementations").unwrap()]);
+    assert_eq!(lint(&[file("demo/good.yml", &text)])[0].code, "E003");
+}
+
+#[test]
+fn a_finding_has_its_place_and_two_files_with_one_id_are_told() {
+    let findings = lint(&[file("demo/good.yml", &GOOD.replace("severity: low", "severity: Low"))]);
+    assert_eq!((findings[0].line, findings[0].column), (5, 1));
+    let twice = lint(&[file("demo/good.yml", GOOD), file("other/demo/good.yml", GOOD)]);
+    assert_eq!(twice.len(), 1);
+    assert!(twice[0].path == "demo/good.yml" && twice[0].message.contains("other/demo/good.yml"));
+}
+
+#[test]
+fn pam_in_an_authselect_implementation_and_gated_sshd_are_fine() {
+    let pam = "method: config_value, path: /etc/pam.d/su, key: k, expected: e";
+    let gated =
+        GOOD.replace("when: apt", "when: authselect").replace("method: command, cmd: 'test -e /x'", pam);
+    assert_eq!(lint(&[file("demo/good.yml", &gated)]), []);
+    let sshd = "method: config_value, path: /etc/ssh/sshd_config, key: k, expected: e";
+    let gated =
+        GOOD.replace("when: apt", "when: sshd_config_d").replace("method: command, cmd: 'test -e /x'", sshd);
+    assert_eq!(lint(&[file("demo/good.yml", &gated)]), []);
+}

@@ -1,0 +1,91 @@
+//! The published schema of the rule format says what lint says.
+#![cfg(test)]
+
+use std::path::Path;
+
+use openwatch_rules::{CorpusFile, Level, RULE_SCHEMA, lint, read_dir};
+use serde_json::Value as Json;
+
+const GOOD: &str = "\
+id: good
+title: t
+description: d
+rationale: r
+severity: low
+category: demo
+references:
+  cis: {rhel9: {section: '1.1'}, rhel8: [{section: '1.2'}]}
+  nist_800_53: [AC-1]
+platforms: [{family: rhel, min_version: 8, derivatives: false}]
+implementations:
+  - when: {all: [apt, dpkg]}
+    check: {checks: [{method: command, run: x, expected_exit: 1}, {checks: [{method: file_exists, path: /a}]}]}
+  - default: true
+    check: {method: config_value, path: /a, key: k, expected: '', comparator: '<='}
+";
+
+fn validator() -> jsonschema::Validator {
+    let schema: Json = serde_json::from_str(RULE_SCHEMA).unwrap();
+    jsonschema::meta::validate(&schema).unwrap();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+fn json(text: &str) -> Json {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+fn lint_errors(text: &str) -> Vec<&'static str> {
+    let findings = lint(&[CorpusFile { path: "demo/good.yml".into(), text: text.into() }]);
+    findings.into_iter().filter(|f| f.level == Level::Error).map(|f| f.code).collect()
+}
+
+#[test]
+fn the_schema_and_lint_refuse_the_same_rules() {
+    let validator = validator();
+    assert!(validator.is_valid(&json(GOOD)), "{:?}", validator.validate(&json(GOOD)));
+    assert_eq!(lint_errors(GOOD), [""; 0]);
+    for (replace, with) in [
+        ("title: t\n", ""),
+        ("severity: low", "severity: urgent"),
+        ("severity: low", "severity: low\ntags: one"),
+        ("min_version: 8", "min_version: '8'"),
+        ("{all: [apt, dpkg]}", "{some: [apt]}"),
+        ("{all: [apt, dpkg]}", "[apt]"),
+        ("default: true", "default: false"),
+        ("when: {all: [apt, dpkg]}", "default: true"),
+        ("[AC-1]", "[]"),
+        ("method: command", "method: commands"),
+        ("method: command, ", ""),
+        ("run: x, ", ""),
+        ("run: x", "run: x, expect: 1"),
+        ("run: x", "run: 5"),
+        ("expected_exit: 1", "expected_exit: '1'"),
+        ("comparator: '<='", "comparator: '=<'"),
+        ("path: /a, key", "key"),
+        ("expected: ''", "expected: 5"),
+    ] {
+        let text = GOOD.replace(replace, with);
+        assert!(text != GOOD, "{replace}");
+        assert!(!validator.is_valid(&json(&text)), "the schema takes {with:?} for {replace:?}");
+        assert!(!lint_errors(&text).is_empty(), "lint takes {with:?} for {replace:?}");
+    }
+}
+
+/// The rules we ship, and the reference rules where they are here.
+#[test]
+fn whole_corpora_are_valid() {
+    let validator = validator();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for dir in ["../../rules", "../../../shared/corpus/rules"] {
+        let Ok(files) = read_dir(&root.join(dir)) else {
+            println!("skipped: {dir} is not here");
+            continue;
+        };
+        for file in files.iter().filter(|file| !file.path.starts_with("defaults.")) {
+            let rule = json(&file.text);
+            let errors: Vec<_> =
+                validator.iter_errors(&rule).map(|e| format!("{e} at {}", e.instance_path())).collect();
+            assert!(errors.is_empty(), "{}: {errors:#?}", file.path);
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a worker says: `started` before it logs in, `final` at the end, or `rejected` for a job it would not touch.
+//!
+//! Payloads are JSON, the final one zstd-compressed. A final result over [`INLINE_MOST`] goes to the object store first
+//! and the message names it.
+
+mod wire;
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use openwatch_model::scan::{Rejection, ScanResult};
+use openwatch_model::{HostId, ScanId, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use self::wire::{FinalV1, RejectedV1, StartedV1, StoredV1};
+use super::{parse, version, write};
+use crate::DecodeError;
+
+/// Compressed bytes that travel in the message itself.
+pub const INLINE_MOST: usize = 900 * 1024;
+/// Compressed bytes that a blob may have.
+pub const BLOB_MOST: usize = 64 << 20;
+/// Bytes of a result after decompression: more is an attack or a mistake.
+pub const RESULT_MOST: usize = 128 << 20;
+/// Bytes of a rejected job that are kept.
+pub const EXCERPT_MOST: usize = 1024;
+
+const STARTED: &str = "started result";
+const FINAL: &str = "final result";
+const REJECTED: &str = "rejected result";
+
+/// Which part of the story a result message is; a token of its subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// About to log in.
+    Started,
+    /// The end.
+    Final,
+    /// Not touched.
+    Rejected,
+}
+
+impl Part {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Started, Self::Final, Self::Rejected];
+
+    /// The subject token.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Final => "final",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// Reads a subject token.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|part| part.as_str() == text)
+    }
+}
+
+/// `Nats-Msg-Id` of a result part: each delivery of a job speaks for itself.
+pub fn message_id(scan: ScanId, attempt: u32, delivery: u64, part: Part) -> String {
+    format!("{scan}.{attempt}.{delivery}.{}", part.as_str())
+}
+
+/// The vault has answered; the worker is about to log in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The scan.
+    pub scan: ScanId,
+    /// The attempt.
+    pub attempt: u32,
+    /// The host.
+    pub host: HostId,
+    /// Name of the worker.
+    pub worker: String,
+    /// The worker's clock: shown, never used to order.
+    pub at: Timestamp,
+}
+
+/// A job that was not what the scheduler signed. Nothing in it is to be trusted, its subject included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Where it was published.
+    pub subject: String,
+    /// Its place in the job stream.
+    pub sequence: u64,
+    /// What was wrong with it.
+    pub failure: Rejection,
+    /// `Nats-Msg-Id` it came with: `<scan>.<attempt>` of the job it claims to be.
+    pub message_id: Option<String>,
+    /// The signature it came with.
+    pub tag: Option<String>,
+    /// The first bytes of it, at most [`EXCERPT_MOST`].
+    pub excerpt: Vec<u8>,
+    /// All of its bytes, counted.
+    pub size: u64,
+    /// Name of the worker.
+    pub worker: String,
+    /// The worker's clock.
+    pub at: Timestamp,
+}
+
+/// A final result that lies in the object store, and how to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// The bucket.
+    pub bucket: String,
+    /// `<scan>.<attempt>.<random>`, never used twice.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of the bytes, hex.
+    pub sha256: String,
+}
+
+impl BlobRef {
+    /// Of compressed result bytes.
+    pub fn of(bucket: &str, name: String, bytes: &[u8]) -> Self {
+        let sha256 = hex::encode(Sha256::digest(bytes));
+        Self { bucket: bucket.to_owned(), name, size: bytes.len() as u64, sha256 }
+    }
+
+    /// Whether these are the bytes that were meant.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        self.size == bytes.len() as u64 && self.sha256 == hex::encode(Sha256::digest(bytes))
+    }
+}
+
+/// A final result as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Final {
+    /// All of it.
+    Whole(Box<ScanResult>),
+    /// Fetch it, check it with [`BlobRef::is_of`], read it with [`decode_whole`].
+    Stored(BlobRef),
+}
+
+impl Started {
+    /// The bytes to sign and to publish.
+    pub fn encode(&self) -> Bytes {
+        let Self { scan, attempt, host, worker, at } = self.clone();
+        write(&StartedV1 { version: 1, scan_id: scan, attempt, host_id: host, worker, at })
+    }
+
+    /// Reads a part `started`.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownVersion`] or [`DecodeError::Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        match version(STARTED, payload)? {
+            1 => {
+                let StartedV1 { scan_id: scan, attempt, host_id: host, worker, at, .. } =
+                    parse(STARTED, payload)?;
+                Ok(Self { scan, attempt, host, worker, at })
+            }
+            version => Err(DecodeError::UnknownVersion { what: STARTED, version }),
+        }
+    }
+}
+
+impl Rejected {
+    /// The bytes to sign and to publish; the excerpt is clipped.
+    pub fn encode(&self) -> Bytes {
+        let mut it = self.clone();
+        it.excerpt.truncate(EXCERPT_MOST);
+        let Self { subject, sequence, failure, message_id, tag, excerpt, size, worker, at } = it;
+        write(&RejectedV1 {
+            version: 1,
+            subject,
+            sequence,
+            failure,
+            message_id,
+            tag,
+            excerpt,
+            size,
+            worker,
+            at,
+        })
+    }
+
+    /// Reads a part `rejected`.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownVersion`] or [`DecodeError::Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        match version(REJECTED, payload)? {
+            1 => {
+                let it: RejectedV1 = parse(REJECTED, payload)?;
+                let RejectedV1 {
+                    subject, sequence, failure, message_id, tag, excerpt, size, worker, at, ..
+                } = it;
+                Ok(Self { subject, sequence, failure, message_id, tag, excerpt, size, worker, at })
+            }
+            version => Err(DecodeError::UnknownVersion { what: REJECTED, version }),
+        }
+    }
+}
+
+/// A final result, compressed. Up to [`INLINE_MOST`] these are the bytes to sign and to publish; above it, put them
+/// into the bucket and publish [`encode_stored`].
+pub fn encode_final(result: &ScanResult) -> Bytes {
+    let json = write(&FinalV1::from(result));
+    zstd::encode_all(&json[..], 3).expect("compressing memory into memory does not fail").into()
+}
+
+/// The message of a result that lies in the object store: these bytes are signed and published.
+pub fn encode_stored(blob: &BlobRef) -> Bytes {
+    write(&StoredV1 { version: 1, blob: blob.clone() })
+}
+
+/// Reads a part `final`, decompressing no more than [`RESULT_MOST`].
+///
+/// # Errors
+/// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
+pub fn decode_final(payload: &[u8]) -> Result<Final, DecodeError> {
+    // Compressed bytes are a result, plain JSON names one.
+    if payload.starts_with(b"{") {
+        return match version(FINAL, payload)? {
+            1 => parse::<StoredV1>(FINAL, payload).map(|it| Final::Stored(it.blob)),
+            version => Err(DecodeError::UnknownVersion { what: FINAL, version }),
+        };
+    }
+    decode_whole(payload).map(|result| Final::Whole(Box::new(result)))
+}
+
+/// Reads the compressed bytes of a result.
+///
+/// # Errors
+/// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
+pub fn decode_whole(compressed: &[u8]) -> Result<ScanResult, DecodeError> {
+    let json = decompress(compressed, RESULT_MOST)?;
+    match version(FINAL, &json)? {
+        1 => parse::<FinalV1>(FINAL, &json).map(ScanResult::from),
+        version => Err(DecodeError::UnknownVersion { what: FINAL, version }),
+    }
+}
+
+fn decompress(compressed: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
+    let malformed = |error: std::io::Error| DecodeError::Malformed { what: FINAL, reason: error.to_string() };
+    let mut decoder = zstd::Decoder::new(compressed).map_err(malformed)?;
+    // A frame may ask for a window of gigabytes; ours never do.
+    decoder.window_log_max(27).map_err(malformed)?;
+    let mut json = Vec::new();
+    decoder.take(limit as u64 + 1).read_to_end(&mut json).map_err(malformed)?;
+    if json.len() > limit { Err(DecodeError::TooLarge { what: FINAL, limit }) } else { Ok(json) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bomb_is_not_unpacked() {
+        let bomb = zstd::encode_all(&vec![b' '; RESULT_MOST + 1][..], 1).unwrap();
+        assert!(bomb.len() < 100_000);
+        assert!(matches!(decode_final(&bomb), Err(DecodeError::TooLarge { .. })));
+        assert!(matches!(decompress(&bomb, 10), Err(DecodeError::TooLarge { limit: 10, .. })));
+    }
+
+    #[test]
+    fn nonsense_is_malformed() {
+        for payload in [&b""[..], b"x", b"{}", b"[]", b"\x28\xb5\x2f\xfd", b"{\"version\":1}"] {
+            assert!(matches!(decode_final(payload), Err(DecodeError::Malformed { .. })), "{payload:?}");
+        }
+        let later = b"{\"version\":2}";
+        assert!(matches!(decode_final(later), Err(DecodeError::UnknownVersion { version: 2, .. })));
+        let later = zstd::encode_all(&later[..], 1).unwrap();
+        assert!(matches!(decode_final(&later), Err(DecodeError::UnknownVersion { version: 2, .. })));
+    }
+
+    #[test]
+    fn a_blob_is_known_by_size_and_digest() {
+        let blob = BlobRef::of("ow-results", "a.1.x".into(), b"bytes");
+        assert!(blob.is_of(b"bytes"));
+        assert!(!blob.is_of(b"bytez"));
+        assert_eq!(decode_final(&encode_stored(&blob)).unwrap(), Final::Stored(blob));
+    }
+}

@@ -1,0 +1,187 @@
+//! The parts of a result as they are on the wire, version 1 of each.
+
+use std::collections::BTreeMap;
+
+use openwatch_model::host::{KnownKey, Platform};
+use openwatch_model::scan::{
+    Failure, FailureReason, Measurement, Rejection, RuleTiming, ScanResult, Verdict,
+};
+use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::BlobRef;
+use crate::message::{base64_text, instant};
+
+/// Version 1 of `started`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StartedV1 {
+    pub(super) version: u64,
+    pub(super) scan_id: ScanId,
+    pub(super) attempt: u32,
+    pub(super) host_id: HostId,
+    pub(super) worker: String,
+    #[serde(with = "instant")]
+    pub(super) at: Timestamp,
+}
+
+/// Version 1 of `rejected`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct RejectedV1 {
+    pub(super) version: u64,
+    pub(super) subject: String,
+    pub(super) sequence: u64,
+    pub(super) failure: Rejection,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) message_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tag: Option<String>,
+    #[serde(with = "base64_text")]
+    pub(super) excerpt: Vec<u8>,
+    pub(super) size: u64,
+    pub(super) worker: String,
+    #[serde(with = "instant")]
+    pub(super) at: Timestamp,
+}
+
+/// Version 1 of `final`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct FinalV1 {
+    pub(super) version: u64,
+    pub(super) scan_id: ScanId,
+    pub(super) attempt: u32,
+    pub(super) host_id: HostId,
+    pub(super) host_number: i64,
+    pub(super) worker: String,
+    #[serde(with = "instant")]
+    pub(super) started_at: Timestamp,
+    #[serde(with = "instant")]
+    pub(super) finished_at: Timestamp,
+    pub(super) engine: String,
+    pub(super) corpus: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) learned_key: Option<KnownKey>,
+    #[serde(flatten)]
+    pub(super) verdict: VerdictV1,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum VerdictV1 {
+    Completed(Box<CompletedV1>),
+    Failed(FailedV1),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct CompletedV1 {
+    pub(super) platform: Platform,
+    pub(super) capabilities: BTreeMap<String, bool>,
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) timings: Vec<TimingV1>,
+    pub(super) lost_checks: u32,
+    pub(super) planned_checks: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fallback: Option<String>,
+    pub(super) executions: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct TimingV1 {
+    pub(super) rule: String,
+    pub(super) duration_ms: u64,
+    pub(super) lane: u8,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct FailedV1 {
+    pub(super) reason: FailureReason,
+    pub(super) detail: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<String>,
+}
+
+/// Version 1 of the message of a stored result.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredV1 {
+    pub(super) version: u64,
+    pub(super) blob: BlobRef,
+}
+
+impl From<&ScanResult> for FinalV1 {
+    fn from(it: &ScanResult) -> Self {
+        let verdict = match &it.verdict {
+            Verdict::Completed(m) => VerdictV1::Completed(Box::new(CompletedV1 {
+                platform: m.platform.clone(),
+                capabilities: m.capabilities.clone(),
+                outcomes: m.outcomes.clone(),
+                timings: m.timings.iter().cloned().map(TimingV1::from).collect(),
+                lost_checks: m.lost_checks,
+                planned_checks: m.planned_checks,
+                fallback: m.fallback.clone(),
+                executions: m.executions,
+            })),
+            Verdict::Failed(failure) => {
+                let Failure { reason, detail, rule } = failure.clone();
+                VerdictV1::Failed(FailedV1 { reason, detail, rule })
+            }
+        };
+        Self {
+            version: 1,
+            scan_id: it.scan,
+            attempt: it.attempt,
+            host_id: it.host,
+            host_number: it.host_number,
+            worker: it.worker.clone(),
+            started_at: it.started_at,
+            finished_at: it.finished_at,
+            engine: it.engine.clone(),
+            corpus: it.corpus.clone(),
+            learned_key: it.learned_key.clone(),
+            verdict,
+        }
+    }
+}
+
+impl From<FinalV1> for ScanResult {
+    fn from(it: FinalV1) -> Self {
+        let verdict = match it.verdict {
+            VerdictV1::Completed(m) => Verdict::Completed(Measurement {
+                platform: m.platform,
+                capabilities: m.capabilities,
+                outcomes: m.outcomes,
+                timings: m.timings.into_iter().map(RuleTiming::from).collect(),
+                lost_checks: m.lost_checks,
+                planned_checks: m.planned_checks,
+                fallback: m.fallback,
+                executions: m.executions,
+            }),
+            VerdictV1::Failed(FailedV1 { reason, detail, rule }) => {
+                Verdict::Failed(Failure { reason, detail, rule })
+            }
+        };
+        Self {
+            scan: it.scan_id,
+            attempt: it.attempt,
+            host: it.host_id,
+            host_number: it.host_number,
+            worker: it.worker,
+            started_at: it.started_at,
+            finished_at: it.finished_at,
+            engine: it.engine,
+            corpus: it.corpus,
+            learned_key: it.learned_key,
+            verdict,
+        }
+    }
+}
+
+impl From<RuleTiming> for TimingV1 {
+    fn from(RuleTiming { rule, duration_ms, lane }: RuleTiming) -> Self {
+        Self { rule, duration_ms, lane }
+    }
+}
+
+impl From<TimingV1> for RuleTiming {
+    fn from(TimingV1 { rule, duration_ms, lane }: TimingV1) -> Self {
+        Self { rule, duration_ms, lane }
+    }
+}

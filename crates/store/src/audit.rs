@@ -1,0 +1,254 @@
+//! The audit log: written in the transaction of the change it speaks of, never changed afterwards.
+
+use openwatch_model::Timestamp;
+use openwatch_model::audit::{Actor, Audit};
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::page::{Page, Paged};
+use crate::{StoreError, Tx};
+
+/// What an event belongs to, beside its detail.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Follows one request or scan through every stage.
+    pub correlation: Option<String>,
+    /// The message or scan that caused it.
+    pub cause: Option<String>,
+    /// Policy in force.
+    pub policy_version: Option<String>,
+}
+
+/// A row of the log, as it was written: the stage sends the rows of one cause on to the audit stream.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AuditRow {
+    /// Id; ordered by time.
+    pub id: Uuid,
+    /// Dotted code.
+    pub code: String,
+    /// Severity.
+    pub severity: String,
+    /// Kind of actor: system, worker, user, operator.
+    pub actor_type: String,
+    /// Its name.
+    pub actor: String,
+    /// Kind and id of what it is about, where one can be told.
+    pub resource: Option<(String, String)>,
+    /// See [`Context`].
+    pub correlation: Option<String>,
+    /// See [`Context`].
+    pub cause: Option<String>,
+    /// See [`Context`].
+    pub policy_version: Option<String>,
+    /// The event's own fields.
+    pub detail: Value,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub occurred_at: Timestamp,
+}
+
+/// Writes one event. Called by every stage.
+///
+/// # Errors
+/// The database is away.
+pub async fn record<A: Audit>(
+    tx: &mut Tx<'_>,
+    actor: &Actor,
+    event: &A,
+    context: &Context,
+) -> Result<AuditRow, StoreError> {
+    let mut rows = record_many(tx, actor, std::slice::from_ref(event), context).await?;
+    rows.pop().ok_or_else(|| StoreError::unknown_word("audit event", A::CODE))
+}
+
+/// Writes many events of one code in one statement: a first scan has a finding per rule. Called by the writer and
+/// the scheduler.
+///
+/// # Errors
+/// The database is away.
+pub async fn record_many<A: Audit>(
+    tx: &mut Tx<'_>,
+    actor: &Actor,
+    events: &[A],
+    context: &Context,
+) -> Result<Vec<AuditRow>, StoreError> {
+    let rows: Vec<AuditRow> = events.iter().map(|event| row(tx, actor, event, context)).collect();
+    if rows.is_empty() {
+        return Ok(rows);
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
+    let details: Vec<String> = rows.iter().map(|r| r.detail.to_string()).collect();
+    let hosts: Vec<Option<Uuid>> = rows.iter().map(|r| uuid_field(&r.detail, "host_id")).collect();
+    let types: Vec<Option<String>> =
+        rows.iter().map(|r| r.resource.as_ref().map(|(kind, _)| kind.clone())).collect();
+    let resources: Vec<Option<String>> =
+        rows.iter().map(|r| r.resource.as_ref().map(|(_, id)| id.clone())).collect();
+    sqlx::query!(
+        "insert into audit_event (id, action, severity, actor_type, actor_label, host_id, resource_type, resource_id,
+           correlation_id, cause, policy_version, detail, occurred_at)
+         select e.id, $6, $7, $8, $9, e.host_id, e.resource_type, e.resource_id, $10, $11, $12, e.detail::jsonb, $13
+         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[])
+           as e (id, detail, host_id, resource_type, resource_id)",
+        &ids,
+        &details,
+        &hosts as &[Option<Uuid>],
+        &types as &[Option<String>],
+        &resources as &[Option<String>],
+        A::CODE,
+        A::SEVERITY.as_str(),
+        actor.kind(),
+        actor.label(),
+        context.correlation,
+        context.cause,
+        context.policy_version,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(rows)
+}
+
+fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -> AuditRow {
+    let mut detail = serde_json::to_value(event).unwrap_or(Value::Null);
+    if !detail.is_object() {
+        detail = Value::Object(serde_json::Map::new());
+    }
+    clean(&mut detail);
+    AuditRow {
+        id: tx.new_id(),
+        code: A::CODE.to_owned(),
+        severity: A::SEVERITY.as_str().to_owned(),
+        actor_type: actor.kind().to_owned(),
+        actor: actor.label().to_owned(),
+        resource: resource(&detail),
+        correlation: context.correlation.clone(),
+        cause: context.cause.clone(),
+        policy_version: context.policy_version.clone(),
+        detail,
+        occurred_at: tx.now(),
+    }
+}
+
+/// Longest text in a detail: some of it comes from the hosts under test (AUD-11).
+const TEXT_CAP: usize = 256;
+
+/// Clips texts and replaces control characters: details hold words of strangers.
+fn clean(value: &mut Value) {
+    match value {
+        Value::String(text) if text.chars().any(char::is_control) || text.chars().count() > TEXT_CAP => {
+            *text =
+                text.chars().take(TEXT_CAP).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        }
+        Value::Array(items) => items.iter_mut().for_each(clean),
+        Value::Object(fields) => fields.values_mut().for_each(clean),
+        _ => {}
+    }
+}
+
+fn uuid_field(detail: &Value, name: &str) -> Option<Uuid> {
+    detail.get(name)?.as_str()?.parse().ok()
+}
+
+/// The narrowest thing an event names.
+fn resource(detail: &Value) -> Option<(String, String)> {
+    [
+        ("alert", "alert_id"),
+        ("credential", "credential_id"),
+        ("scan", "scan_id"),
+        ("scan", "job_id"),
+        ("host", "host_id"),
+    ]
+    .into_iter()
+    .find_map(|(kind, field)| Some((kind.to_owned(), detail.get(field)?.as_str()?.to_owned())))
+}
+
+/// Whether the log names a migration already.
+pub(crate) async fn migration_is_recorded(tx: &mut Tx<'_>, version: i64) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from audit_event
+             where action = 'system.migration.applied' and (detail->>'version')::bigint = $1) as "there!""#,
+        version
+    )
+    .fetch_one(tx.connection())
+    .await?)
+}
+
+/// Which rows of the log to read.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only this code.
+    pub code: Option<String>,
+    /// Only about this host.
+    pub host: Option<openwatch_model::HostId>,
+    /// Only from this cause.
+    pub cause: Option<String>,
+    /// Not before.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+}
+
+/// Reads the log, newest first. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged<AuditRow>, StoreError> {
+    let (after, after_id) = page.after();
+    let rows = sqlx::query!(
+        "select id, action, severity, actor_type, actor_label, resource_type, resource_id, correlation_id, cause,
+           policy_version, detail, occurred_at
+         from audit_event
+         where ($1::text is null or action = $1)
+           and ($2::uuid is null or host_id = $2)
+           and ($3::text is null or cause = $3)
+           and ($4::timestamptz is null or occurred_at >= $4)
+           and ($5::timestamptz is null or occurred_at < $5)
+           and ($6::timestamptz is null or (occurred_at, id) < ($6, $7))
+         order by occurred_at desc, id desc
+         limit $8",
+        filter.code,
+        filter.host.map(|h| h.0),
+        filter.cause,
+        filter.since,
+        filter.until,
+        after,
+        after_id,
+        page.fetch(),
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let rows = rows.into_iter().map(|r| AuditRow {
+        id: r.id,
+        code: r.action,
+        severity: r.severity,
+        actor_type: r.actor_type,
+        actor: r.actor_label,
+        resource: r.resource_type.zip(r.resource_id),
+        correlation: r.correlation_id,
+        cause: r.cause,
+        policy_version: r.policy_version,
+        detail: r.detail,
+        occurred_at: r.occurred_at,
+    });
+    Ok(page.cut(rows.collect(), |row| (row.occurred_at, row.id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_words_are_clipped_and_tamed() {
+        let mut value = serde_json::json!({"a": ["x\u{0}\n", "y".repeat(300)], "n": 1});
+        clean(&mut value);
+        assert_eq!(value["a"][0], "x\u{fffd}\u{fffd}");
+        assert_eq!(value["a"][1].as_str().map(str::len), Some(256));
+    }
+
+    #[test]
+    fn the_narrowest_resource_is_named() {
+        let detail = serde_json::json!({"host_id": "h", "scan_id": "s"});
+        assert_eq!(resource(&detail), Some(("scan".to_owned(), "s".to_owned())));
+    }
+}

@@ -1,0 +1,168 @@
+//! Deliveries: one row per transition and channel; the next try stands in the row, so that a dead channel delays nobody.
+
+use std::time::Duration;
+
+use openwatch_model::{AlertId, ChannelId, Timestamp};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{StoreError, Tx};
+
+/// A delivery to be tried now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// Id: what a receiver can tell repeats by.
+    pub id: Uuid,
+    /// The alert.
+    pub alert: AlertId,
+    /// Which of its transitions.
+    pub transition: i32,
+    /// What to deliver.
+    pub payload: Value,
+    /// This try's number, from 1.
+    pub attempt: u32,
+    /// Since when it has been waiting.
+    pub created_at: Timestamp,
+}
+
+/// Puts a transition in line for some channels; twice is once. Called by the alerts stage, and by the API when people
+/// move an alert.
+///
+/// # Errors
+/// The payload is no JSON object.
+pub async fn enqueue(
+    tx: &mut Tx<'_>,
+    alert: AlertId,
+    transition: i32,
+    channels: &[ChannelId],
+    payload: &Value,
+) -> Result<u64, StoreError> {
+    if channels.is_empty() {
+        return Ok(0);
+    }
+    let ids: Vec<Uuid> = channels.iter().map(|_| tx.new_id()).collect();
+    let channels: Vec<Uuid> = channels.iter().map(|c| c.0).collect();
+    let done = sqlx::query!(
+        "insert into alert_delivery (id, alert_id, transition, channel_id, payload, next_try_at, created_at)
+         select d.id, $1, $2, d.channel_id, $3, $4, $4 from unnest($5::uuid[], $6::uuid[]) as d (id, channel_id)
+         on conflict (alert_id, transition, channel_id) do nothing",
+        alert.0,
+        transition,
+        payload,
+        tx.now(),
+        &ids,
+        &channels,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Claims what is due for one channel, oldest first. Each counts as tried, and is due again after `lease` unless its end
+/// is noted: whoever dies while sending loses nothing. Called by the channel's deliverer.
+///
+/// # Errors
+/// The database is away.
+pub async fn claim(
+    tx: &mut Tx<'_>,
+    channel: ChannelId,
+    limit: u32,
+    lease: Duration,
+) -> Result<Vec<Delivery>, StoreError> {
+    let rows = sqlx::query!(
+        "with due as (
+           select id from alert_delivery where channel_id = $1 and state = 'pending' and next_try_at <= $2
+           order by next_try_at limit $3 for update skip locked
+         )
+         update alert_delivery d set attempts = attempts + 1, next_try_at = $4
+         from due where d.id = due.id
+         returning d.id, d.alert_id, d.transition, d.payload, d.attempts, d.created_at",
+        channel.0,
+        tx.now(),
+        i64::from(limit),
+        tx.now() + lease,
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let mut due: Vec<Delivery> = rows
+        .into_iter()
+        .map(|r| Delivery {
+            id: r.id,
+            alert: AlertId(r.alert_id),
+            transition: r.transition,
+            payload: r.payload,
+            attempt: crate::host::count(r.attempts),
+            created_at: r.created_at,
+        })
+        .collect();
+    due.sort_by_key(|d| (d.created_at, d.id));
+    Ok(due)
+}
+
+/// How a try ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Try {
+    /// It was delivered.
+    Delivered,
+    /// It was not, and is tried again at that time.
+    Again {
+        /// When.
+        at: Timestamp,
+        /// What went wrong; never the address.
+        error: String,
+    },
+    /// It was not, and is given up.
+    GivenUp {
+        /// What went wrong; never the address.
+        error: String,
+    },
+}
+
+/// Notes how a try ended. Called by the channel's deliverer.
+///
+/// # Errors
+/// The database is away; the delivery is tried again after its lease.
+pub async fn finish(tx: &mut Tx<'_>, delivery: &Delivery, end: &Try) -> Result<(), StoreError> {
+    let (state, again, error) = match end {
+        Try::Delivered => ("delivered", None, None),
+        Try::Again { at, error } => ("pending", Some(*at), Some(error.as_str())),
+        Try::GivenUp { error } => ("failed", None, Some(error.as_str())),
+    };
+    sqlx::query!(
+        "update alert_delivery set state = $2, next_try_at = coalesce($3, next_try_at),
+           finished_at = case when $2 = 'pending' then null else $4::timestamptz end
+         where id = $1 and state = 'pending'",
+        delivery.id,
+        state,
+        again,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    sqlx::query!(
+        "insert into alert_delivery_attempt (delivery_id, attempt, delivered, error, tried_at)
+         values ($1, $2, $3, left($4, 1024), $5) on conflict do nothing",
+        delivery.id,
+        i32::try_from(delivery.attempt).unwrap_or(i32::MAX),
+        *end == Try::Delivered,
+        error,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// When the next delivery of a channel is due; nothing when none waits. Called by the channel's deliverer to know how
+/// long to sleep.
+///
+/// # Errors
+/// The database is away.
+pub async fn next_due(tx: &mut Tx<'_>, channel: ChannelId) -> Result<Option<Timestamp>, StoreError> {
+    Ok(sqlx::query_scalar!(
+        "select min(next_try_at) from alert_delivery where channel_id = $1 and state = 'pending'",
+        channel.0
+    )
+    .fetch_one(tx.connection())
+    .await?)
+}

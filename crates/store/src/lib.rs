@@ -1,0 +1,52 @@
+//! The truth, in PostgreSQL.
+//!
+//! **Knows**: every table and every statement on it. One file per aggregate; statements are checked against a real
+//! database when they are written (`scripts/sqlx-prepare`) and rows become words of the model before they leave.
+//!
+//! **Must never know**: NATS, SSH, HTTP, keys, or a decision beyond what one statement must do atomically. A stage
+//! begins a [`Tx`], reads, asks the model, writes, commits; the decision stays visible in the stage.
+//!
+//! Start reading at [`schedule`] (a host falls due), then [`scan`], [`end`] and [`apply`] (a scan ends), then [`read`].
+
+pub mod alert;
+pub mod alert_life;
+pub mod api_oldest;
+pub mod apply;
+pub mod audit;
+pub mod channel;
+mod connect;
+pub mod corpus;
+pub mod credential;
+pub mod delivery;
+pub mod drift;
+pub mod end;
+mod error;
+pub mod finding;
+pub mod host;
+pub mod idempotency;
+pub mod inbox;
+pub mod known_key;
+pub mod listen;
+pub mod liveness;
+pub mod migrate;
+pub mod outbox;
+pub mod page;
+pub mod policy;
+pub mod read;
+mod relay_lock;
+pub mod rescue;
+pub mod retention;
+pub mod scan;
+pub mod schedule;
+pub mod token;
+mod tx;
+pub mod vault;
+mod words;
+
+pub use connect::{Role, Store, StoreOptions};
+pub use error::StoreError;
+pub use listen::{Listener, Wake};
+pub use migrate::{SchemaState, migrate, schema_state};
+pub use page::{Cursor, Page, Paged};
+pub use relay_lock::RelayLock;
+pub use tx::Tx;

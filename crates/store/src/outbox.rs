@@ -1,0 +1,130 @@
+//! Messages that commit with the change they tell of, and wait here until the bus has them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::{Store, StoreError, Tx};
+
+/// A message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxMessage {
+    /// Its id on the bus: what makes sending it twice harmless.
+    pub message_id: String,
+    /// Subject.
+    pub subject: String,
+    /// Headers, without the message id.
+    pub headers: BTreeMap<String, String>,
+    /// Bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A message that waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Place in the queue.
+    pub id: i64,
+    /// The message.
+    pub message: OutboxMessage,
+}
+
+/// How much waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Rows.
+    pub rows: u64,
+    /// Age of the oldest.
+    pub oldest: Duration,
+}
+
+/// Puts messages in line. A message id that waits already is the same message again, and is left alone. Called by
+/// every stage with tables.
+///
+/// # Errors
+/// The database is away, or a subject is malformed.
+pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> Result<(), StoreError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<String> = messages.iter().map(|m| m.message_id.clone()).collect();
+    let subjects: Vec<String> = messages.iter().map(|m| m.subject.clone()).collect();
+    let headers: Vec<serde_json::Value> = messages.iter().map(|m| serde_json::json!(m.headers)).collect();
+    let payloads: Vec<Vec<u8>> = messages.iter().map(|m| m.payload.clone()).collect();
+    sqlx::query!(
+        "insert into outbox (sender, message_id, subject, headers, payload, created_at)
+         select $1, m.message_id, m.subject, m.headers, m.payload, $6
+         from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[])
+           with ordinality as m (message_id, subject, headers, payload, place)
+         order by m.place
+         on conflict (message_id) do nothing",
+        sender,
+        &ids,
+        &subjects,
+        &headers,
+        &payloads,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// The next messages of a sender, oldest first. Not locked: the caller holds the sender's [`crate::RelayLock`].
+/// Called by the relay.
+///
+/// # Errors
+/// The database is away.
+pub async fn take(store: &Store, sender: &str, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
+    let rows = sqlx::query!(
+        "select id, message_id, subject, headers, payload from outbox where sender = $1 order by id limit $2",
+        sender,
+        i64::from(limit),
+    )
+    .fetch_all(store.pool())
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            let headers = serde_json::from_value(r.headers)
+                .map_err(|_| StoreError::unknown_word("set of message headers", &r.message_id))?;
+            let message =
+                OutboxMessage { message_id: r.message_id, subject: r.subject, headers, payload: r.payload };
+            Ok(OutboxRow { id: r.id, message })
+        })
+        .collect()
+}
+
+/// Forgets messages that the bus has acknowledged. Called by the relay.
+///
+/// # Errors
+/// The database is away; the messages will be sent again under the same ids.
+pub async fn remove(store: &Store, ids: &[i64]) -> Result<(), StoreError> {
+    sqlx::query!("delete from outbox where id = any($1)", ids).execute(store.pool()).await?;
+    Ok(())
+}
+
+/// Whether a message still waits. Called by the rescuer before it gives up on a job.
+///
+/// # Errors
+/// The database is away.
+pub async fn waits(tx: &mut Tx<'_>, message_id: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select exists (select from outbox where message_id = $1) as "waits!""#,
+        message_id
+    )
+    .fetch_one(tx.connection())
+    .await?)
+}
+
+/// How much waits of a sender, or of all. Called for metrics and health.
+///
+/// # Errors
+/// The database is away.
+pub async fn depth(store: &Store, sender: Option<&str>) -> Result<Depth, StoreError> {
+    let row = sqlx::query!(
+        r#"select count(*) as "rows!", coalesce(extract(epoch from clock_timestamp() - min(created_at)), 0)::float8 as "oldest!"
+           from outbox where $1::text is null or sender = $1"#,
+        sender
+    )
+    .fetch_one(store.pool())
+    .await?;
+    Ok(Depth { rows: row.rows.max(0).unsigned_abs(), oldest: Duration::from_secs_f64(row.oldest.max(0.0)) })
+}

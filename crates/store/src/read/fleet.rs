@@ -1,0 +1,219 @@
+//! The fleet as a whole, now or at a time.
+
+use std::collections::BTreeMap;
+
+use openwatch_model::alert::AlertSeverity;
+use openwatch_model::outcome::Counts;
+use openwatch_model::score::ComplianceState;
+use openwatch_model::{HostId, ScanId, Timestamp};
+
+use crate::host::{count, counts};
+use crate::words::{alert_severity, compliance_state};
+use crate::{StoreError, Tx};
+
+/// The fleet in numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fleet {
+    /// Hosts by state; every state is there.
+    pub by_state: BTreeMap<ComplianceState, u64>,
+    /// Rules of all hosts' newest full scans by status.
+    pub rules: Counts,
+    /// Hosts that answer, do not answer, and of which that is not known; of the present only.
+    pub reachability: Option<(u64, u64, u64)>,
+    /// Scans queued and running; of the present only.
+    pub open_scans: Option<(u64, u64)>,
+    /// Open alerts by severity.
+    pub open_alerts: BTreeMap<AlertSeverity, u64>,
+    /// Host whose newest full scan is the longest ago.
+    pub oldest_verified_at: Option<Timestamp>,
+}
+
+impl Fleet {
+    /// All hosts.
+    pub fn hosts(&self) -> u64 {
+        self.by_state.values().sum()
+    }
+}
+
+/// A host as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostAt {
+    /// Id.
+    pub host: HostId,
+    /// Name.
+    pub name: String,
+    /// State by its newest full scan then.
+    pub state: ComplianceState,
+    /// Rules of that scan by status.
+    pub counts: Counts,
+    /// Critical rules that failed.
+    pub critical_failing: u32,
+    /// That scan; absent before the first one.
+    pub verified: Option<(ScanId, Timestamp)>,
+}
+
+/// Hosts as they were at a time, by name: those registered then and not removed. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn hosts_at(
+    tx: &mut Tx<'_>,
+    at: Timestamp,
+    host: Option<HostId>,
+    after_name: Option<&str>,
+    limit: u32,
+) -> Result<Vec<HostAt>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select h.id, h.name, l.scan_id as "scan_id?", l.applied_at as "applied_at?", l.compliance_state as "state?",
+             l.pass as "pass?", l.fail as "fail?", l.skipped as "skipped?", l.error as "error?",
+             l.critical_failing as "critical?"
+           from host h
+           left join lateral (
+             select * from scan_ledger l
+             where l.host_id = h.id and l.outcome = 'completed' and l.is_full and l.applied_at <= $1
+             order by l.applied_at desc limit 1) l on true
+           where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
+             and ($2::uuid is null or h.id = $2)
+             and ($3::text is null or h.name > $3)
+           order by h.name
+           limit $4"#,
+        at,
+        host.map(|h| h.0),
+        after_name,
+        i64::from(limit),
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    rows.into_iter()
+        .map(|r| {
+            Ok(HostAt {
+                host: HostId(r.id),
+                name: r.name,
+                state: r.state.as_deref().map_or(Ok(ComplianceState::Unknown), compliance_state)?,
+                counts: counts(
+                    r.pass.unwrap_or_default(),
+                    r.fail.unwrap_or_default(),
+                    r.skipped.unwrap_or_default(),
+                    r.error.unwrap_or_default(),
+                ),
+                critical_failing: r.critical.map_or(0, count),
+                verified: r.scan_id.map(ScanId).zip(r.applied_at),
+            })
+        })
+        .collect()
+}
+
+/// The fleet, now or at a time. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn fleet(tx: &mut Tx<'_>, at: Option<Timestamp>) -> Result<Fleet, StoreError> {
+    let mut fleet = Fleet { by_state: ComplianceState::ALL.map(|s| (s, 0)).into(), ..Fleet::default() };
+    match at {
+        Some(at) => states_then(tx, &mut fleet, at).await?,
+        None => {
+            states_now(tx, &mut fleet).await?;
+            doings_now(tx, &mut fleet).await?;
+        }
+    }
+    open_alerts(tx, &mut fleet, at).await?;
+    Ok(fleet)
+}
+
+async fn states_now(tx: &mut Tx<'_>, fleet: &mut Fleet) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        r#"select hs.compliance_state as "state!", count(*) as "hosts!", sum(hs.pass) as "pass!", sum(hs.fail) as "fail!",
+             sum(hs.skipped) as "skipped!", sum(hs.error) as "error!", min(hs.full_at) as oldest
+           from host h join host_state hs on hs.host_id = h.id
+           where h.deleted_at is null group by hs.compliance_state"#
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    for r in rows {
+        add(fleet, &r.state, r.hosts, [r.pass, r.fail, r.skipped, r.error], r.oldest)?;
+    }
+    Ok(())
+}
+
+async fn states_then(tx: &mut Tx<'_>, fleet: &mut Fleet, at: Timestamp) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        r#"select coalesce(l.compliance_state, 'unknown') as "state!", count(*) as "hosts!",
+             coalesce(sum(l.pass), 0) as "pass!", coalesce(sum(l.fail), 0) as "fail!",
+             coalesce(sum(l.skipped), 0) as "skipped!", coalesce(sum(l.error), 0) as "error!", min(l.applied_at) as oldest
+           from host h
+           left join lateral (
+             select * from scan_ledger l
+             where l.host_id = h.id and l.outcome = 'completed' and l.is_full and l.applied_at <= $1
+             order by l.applied_at desc limit 1) l on true
+           where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
+           group by 1"#,
+        at
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    for r in rows {
+        add(fleet, &r.state, r.hosts, [r.pass, r.fail, r.skipped, r.error], r.oldest)?;
+    }
+    Ok(())
+}
+
+fn add(
+    fleet: &mut Fleet,
+    state: &str,
+    hosts: i64,
+    rules: [i64; 4],
+    oldest: Option<Timestamp>,
+) -> Result<(), StoreError> {
+    *fleet.by_state.entry(compliance_state(state)?).or_default() += number(hosts);
+    let [pass, fail, skipped, error] = rules.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    fleet.rules.pass = fleet.rules.pass.saturating_add(pass);
+    fleet.rules.fail = fleet.rules.fail.saturating_add(fail);
+    fleet.rules.skipped = fleet.rules.skipped.saturating_add(skipped);
+    fleet.rules.error = fleet.rules.error.saturating_add(error);
+    fleet.oldest_verified_at = match (fleet.oldest_verified_at, oldest) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    Ok(())
+}
+
+async fn doings_now(tx: &mut Tx<'_>, fleet: &mut Fleet) -> Result<(), StoreError> {
+    let row = sqlx::query!(
+        r#"select
+             count(*) filter (where l.reachability_status = 'reachable') as "up!",
+             count(*) filter (where l.reachability_status = 'unreachable') as "down!",
+             count(*) filter (where l.reachability_status = 'unknown') as "unknown!",
+             (select count(*) from scan where state = 'queued') as "queued!",
+             (select count(*) from scan where state = 'running') as "running!"
+           from host h join host_liveness l on l.host_id = h.id where h.deleted_at is null"#
+    )
+    .fetch_one(tx.connection())
+    .await?;
+    fleet.reachability = Some((number(row.up), number(row.down), number(row.unknown)));
+    fleet.open_scans = Some((number(row.queued), number(row.running)));
+    Ok(())
+}
+
+async fn open_alerts(tx: &mut Tx<'_>, fleet: &mut Fleet, at: Option<Timestamp>) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        r#"select a.severity, count(*) as "alerts!"
+           from alert a
+           left join lateral (
+             select t.state from alert_transition t
+             where $1::timestamptz is not null and t.alert_id = a.id and t.changed_at <= $1
+             order by t.number desc limit 1) t on true
+           where case when $1::timestamptz is null then a.state else t.state end in ('active', 'acknowledged', 'silenced')
+           group by a.severity"#,
+        at
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    for r in rows {
+        fleet.open_alerts.insert(alert_severity(&r.severity)?, number(r.alerts));
+    }
+    Ok(())
+}
+
+fn number(n: i64) -> u64 {
+    n.max(0).unsigned_abs()
+}

@@ -1,0 +1,58 @@
+//! A database transaction: the only way to change anything.
+
+use openwatch_model::Timestamp;
+use sqlx::{Acquire, PgConnection, Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::StoreError;
+
+/// A database transaction. Dropped without [`Tx::commit`], it never happened.
+pub struct Tx<'a> {
+    inner: Transaction<'a, Postgres>,
+    now: Timestamp,
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tx").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) async fn open(mut inner: Transaction<'a, Postgres>) -> Result<Self, StoreError> {
+        let now = sqlx::query_scalar!(r#"select now() as "now!""#).fetch_one(&mut *inner).await?;
+        Ok(Self { inner, now })
+    }
+
+    /// The database's time when this transaction began, in microseconds: the one time for every decision within it.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Makes everything done in it happen.
+    ///
+    /// # Errors
+    /// It did not, or the answer was lost: either way the caller does the same again.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.inner.commit().await?)
+    }
+
+    /// A part that can fail alone: dropped without [`Tx::commit`], only what was done since is undone.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub async fn savepoint(&mut self) -> Result<Tx<'_>, StoreError> {
+        let now = self.now;
+        Ok(Tx { inner: self.inner.begin().await?, now })
+    }
+
+    /// A new id whose order is the order of transactions' times: UUIDv7 of [`Tx::now`], not of this machine's clock.
+    pub fn new_id(&self) -> Uuid {
+        let seconds = u64::try_from(self.now.unix_timestamp()).unwrap_or(0);
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, self.now.nanosecond()))
+    }
+
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+}

@@ -1,0 +1,70 @@
+//! What the vault needs to answer one request for a secret.
+
+use openwatch_model::scan::ScanState;
+use openwatch_model::{HostId, ScanId};
+
+use crate::credential::{self, StoredCredential};
+use crate::host::count;
+use crate::words::scan_state;
+use crate::{StoreError, Tx};
+
+/// A scan's current attempt, locked until the transaction ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// The host.
+    pub host: HostId,
+    /// Its current attempt: a request for another one is stale.
+    pub attempt: u32,
+    /// How far the scan is: a terminal one gets nothing.
+    pub state: ScanState,
+    /// MAC of its job; absent until it is issued.
+    pub tag: Option<Vec<u8>>,
+    /// Key of that MAC.
+    pub key_id: Option<String>,
+    /// Login user of the job: the host's own, else the credential's.
+    pub user: Option<String>,
+    /// Secrets released for the scan so far.
+    pub grants: u32,
+    /// The host's credential; absent when it has none.
+    pub credential: Option<StoredCredential>,
+}
+
+/// Looks up a scan's current attempt and the credential of its host, under a lock that keeps the scan from ending
+/// meanwhile. The vault judges; this only tells. Called by the vault.
+///
+/// # Errors
+/// The database is away.
+pub async fn open_attempt(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<Attempt>, StoreError> {
+    let row = sqlx::query!(
+        "select s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username
+         from scan s join host h on h.id = s.host_id and h.deleted_at is null
+         where s.id = $1 for update of s",
+        scan.0
+    )
+    .fetch_optional(tx.connection())
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let host = HostId(row.host_id);
+    let credential = credential::resolve(tx, host).await?;
+    Ok(Some(Attempt {
+        host,
+        attempt: count(row.attempt),
+        state: scan_state(&row.state)?,
+        tag: row.tag,
+        key_id: row.key_id,
+        user: row.username.or_else(|| credential.as_ref().map(|c| c.username.clone())),
+        grants: count(row.grants),
+        credential,
+    }))
+}
+
+/// Counts a release. Called by the vault in the transaction of [`open_attempt`], before it answers.
+///
+/// # Errors
+/// The database is away.
+pub async fn granted(tx: &mut Tx<'_>, scan: ScanId) -> Result<(), StoreError> {
+    sqlx::query!("update scan set grants = grants + 1 where id = $1", scan.0)
+        .execute(tx.connection())
+        .await?;
+    Ok(())
+}

@@ -118,7 +118,10 @@ impl AlertType {
     pub fn resolves(self) -> &'static [AlertType] {
         match self {
             Self::HostRecovered => &[Self::HostUnreachable],
+            Self::HostUnreachable => &[Self::HostRecovered],
             Self::DriftImprovement => &[Self::DriftMajor, Self::DriftMinor],
+            // Good news is over when bad news comes.
+            Self::DriftMajor | Self::DriftMinor => &[Self::DriftImprovement],
             _ => &[],
         }
     }

@@ -1,0 +1,42 @@
+# What people and CI type. `make help` lists it. Nothing here waits for input.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: demo test test-long check specs up bench setup help
+
+demo: setup ## fetch what is missing, build, run a whole stack in a fresh directory and scan a real host
+	$(CARGO) build --release --locked --bin openwatch
+	scripts/demo
+
+up: setup ## build and run everything on this machine until Ctrl-C (data in .local/data)
+	$(CARGO) build --release --locked --bin openwatch
+	exec $(TARGET)/release/openwatch up --data-dir .local/data
+
+test: setup ## build and run all tests, with real servers; quick ones only
+	scripts/run-tests
+
+test-long: setup ## the same with the slow matrices (OPENWATCH_LONG=1)
+	OPENWATCH_LONG=1 scripts/run-tests
+
+check: ## what needs no server: format, clippy, docs, licences and arrows, specs against test sources
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --quiet
+	scripts/deny
+	$(CARGO) test --locked --quiet --package openwatch-tests --test it -- layering::
+	$(CARGO) run --locked --quiet --package openwatch-tests --bin specs
+
+specs: test ## every acceptance criterion has a passing test (runs all tests)
+	$(CARGO) run --locked --quiet --package openwatch-tests --bin specs -- $(TARGET)/test.log
+
+bench: setup ## measure on this machine: hand-overs, apply path, scans
+	$(CARGO) build --release --locked --bin openwatch
+	scripts/bench
+
+setup: ## find PostgreSQL, NATS and an OpenSSH server, or fetch them
+	@scripts/setup
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /\t/' | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'

@@ -1,0 +1,72 @@
+//! Alerts: incidents that someone should know about.
+
+use openwatch_model::alert::{AlertSeverity, AlertState, AlertType};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Alert {
+    /// Its id.
+    pub id: Uuid,
+    /// What it is about, such as `drift_major`.
+    #[serde(rename = "type")]
+    #[schema(value_type = String, example = "drift_major")]
+    pub kind: AlertType,
+    /// `info`, `low`, `medium`, `high` or `critical`.
+    #[schema(value_type = String, example = "high")]
+    pub severity: AlertSeverity,
+    /// `active`, `acknowledged`, `silenced`, `resolved` or `dismissed`.
+    #[schema(value_type = String, example = "active")]
+    pub state: AlertState,
+    /// The host, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_id: Option<Uuid>,
+    /// The host's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// One line.
+    pub title: String,
+    /// A few lines.
+    pub body: String,
+    /// How often it happened while it was open.
+    pub occurrences: i64,
+    /// When it happened first.
+    #[serde(with = "time::serde::rfc3339")]
+    pub occurred_at: OffsetDateTime,
+    /// When it happened last.
+    #[serde(with = "time::serde::rfc3339")]
+    pub last_occurred_at: OffsetDateTime,
+    /// When its silence ends; absent: not silenced, or until further notice.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub silenced_until: Option<OffsetDateTime>,
+    /// Who last moved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_by: Option<String>,
+    /// Why it was last moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Moves an alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AlertAction {
+    /// Why, at most 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Silences an alert.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SilenceAction {
+    /// Why, at most 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when; absent: until further notice.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub until: Option<OffsetDateTime>,
+}

@@ -1,0 +1,29 @@
+//! Audit events: who did what, when.
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// One event of the audit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEvent {
+    /// Its id.
+    pub id: Uuid,
+    /// Dotted code, such as `scan.queued`.
+    pub code: String,
+    /// `info`, `warning`, `error` or `critical`.
+    pub severity: String,
+    /// `system`, `worker`, `user` or `operator`.
+    pub actor_type: String,
+    /// Name of the stage, worker or token.
+    pub actor: String,
+    /// What the code declares.
+    pub detail: serde_json::Value,
+    /// The request or message that caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// When it happened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub occurred_at: OffsetDateTime,
+}

@@ -1,0 +1,190 @@
+//! Hosts: machines that are scanned.
+
+use std::collections::BTreeMap;
+
+use openwatch_model::credential::SudoMode;
+use openwatch_model::host::KnownKey;
+use openwatch_model::liveness::Reachability;
+use openwatch_model::outcome::{FrameworkRefs, Severity, Status};
+use openwatch_model::score::ComplianceState;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::CountsView;
+
+/// A host to be registered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewHost {
+    /// Unique, 1 to 253 letters, digits, `.`, `_` or `-`.
+    pub name: String,
+    /// What to dial: a name, an IPv4 or an IPv6 address.
+    pub address: String,
+    /// SSH port; 22 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Login user; that of the credential when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// How to become root: `none` or `sudo`; `none` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "sudo")]
+    pub sudo: Option<SudoMode>,
+    /// Name or id of the credential; the default credential when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// For policies and filters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Host keys that are known beforehand. Needs the permission to accept host keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_keys: Vec<HostKey>,
+}
+
+/// One public key of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostKey {
+    /// SSH algorithm name, such as `ssh-ed25519`.
+    pub algorithm: String,
+    /// Base64 of the key: the middle column of a `known_hosts` or `authorized_keys` line.
+    pub key: String,
+}
+
+impl From<HostKey> for KnownKey {
+    fn from(key: HostKey) -> Self {
+        Self { algorithm: key.algorithm, key: key.key }
+    }
+}
+
+impl From<KnownKey> for HostKey {
+    fn from(key: KnownKey) -> Self {
+        Self { algorithm: key.algorithm, key: key.key }
+    }
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Host {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// What is dialled.
+    pub address: String,
+    /// SSH port.
+    pub port: u16,
+    /// Login user, where it is not the credential's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// How to become root.
+    #[schema(value_type = String, example = "sudo")]
+    pub sudo: SudoMode,
+    /// Name of its credential; absent: the default one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
+    /// For policies and filters.
+    pub labels: BTreeMap<String, String>,
+    /// Operating system, as its last scan saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// When it was registered.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// How it complies, and when that is measured next.
+    pub compliance: HostCompliance,
+    /// Whether it answers; absent before the first probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<HostLiveness>,
+}
+
+/// How a host complies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostCompliance {
+    /// `unknown`, `critical`, `non_compliant`, `partial` or `compliant`.
+    #[schema(value_type = String, example = "partial")]
+    pub state: ComplianceState,
+    /// Percent of the rules with a verdict that pass; absent when there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Whether a critical rule fails.
+    pub critical_failing: bool,
+    /// Rules by status, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<CountsView>,
+    /// When its last full scan was applied.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub last_scanned_at: Option<OffsetDateTime>,
+    /// When it is due next.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub next_scan_at: Option<OffsetDateTime>,
+}
+
+/// Whether a host answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostLiveness {
+    /// `unknown`, `reachable` or `unreachable`.
+    #[schema(value_type = String, example = "reachable")]
+    pub reachability: Reachability,
+    /// When it was probed last.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub last_probed_at: Option<OffsetDateTime>,
+    /// How long the last answer took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ms: Option<f64>,
+}
+
+/// The key that a host is to be trusted with from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptKey {
+    /// The key; replaces those on record for the host's address, port and this algorithm.
+    pub key: HostKey,
+}
+
+/// A key that was put on record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AcceptedKey {
+    /// The host.
+    pub host_id: Uuid,
+    /// SSH algorithm name.
+    pub algorithm: String,
+    /// As `ssh-keygen -l` prints it: `SHA256:` and unpadded base64.
+    pub fingerprint: String,
+}
+
+/// What one rule says about a host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostRule {
+    /// The rule.
+    pub rule_id: String,
+    /// `pass`, `fail`, `skipped` or `error`.
+    #[schema(value_type = String, example = "fail")]
+    pub status: Status,
+    /// Where the rule has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "high")]
+    pub severity: Option<Severity>,
+    /// Why it was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_reason: Option<String>,
+    /// Framework to controls.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub framework_refs: FrameworkRefs,
+    /// Whether the newest full scan had it. A rule that dropped out of the corpus stays as it was last seen.
+    pub in_corpus: bool,
+    /// When it was seen on this host for the first time.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub first_seen_at: Option<OffsetDateTime>,
+    /// When its status or severity last changed.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub last_changed_at: Option<OffsetDateTime>,
+    /// When it was last measured.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub last_checked_at: Option<OffsetDateTime>,
+    /// How often it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_count: Option<i64>,
+}

@@ -1,0 +1,140 @@
+//! The table of routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::auth::Permission as P;
+use crate::dto::HealthReport;
+use crate::envelope::{count, envelope};
+use crate::extract::BODY_LIMIT;
+use crate::guard::need;
+use crate::health::Health;
+use crate::openapi;
+use crate::routes::{
+    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, hosts, scans, status,
+    tokens, transactions,
+};
+use crate::state::{Api, ApiDeps};
+
+/// Everything the API answers.
+pub fn router(deps: ApiDeps) -> Router {
+    let ApiDeps { store, keys, health, metrics, private_webhooks } = deps;
+    let api = Arc::new(Api { store, keys, private_webhooks });
+    let v1 = guarded(&api).with_state(api);
+    enveloped(
+        Router::new()
+            .nest("/api/v1", v1)
+            .merge(open(health, metrics))
+            .route("/openapi.json", get(openapi::serve)),
+    )
+}
+
+/// Health and metrics alone: for processes that serve no API.
+pub fn health_router(health: Health, metrics: Option<PrometheusHandle>) -> Router {
+    enveloped(open(health, metrics))
+}
+
+fn enveloped(routes: Router) -> Router {
+    routes
+        .route_layer(from_fn(count))
+        .layer(CatchPanicLayer::new())
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(envelope))
+}
+
+fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
+    let may = |permission, methods| need(api, permission, methods);
+    Router::new()
+        .route(
+            "/hosts",
+            may(P::HostRead, get(hosts::list)).merge(may(P::HostWrite, post(host_changes::create))),
+        )
+        .route("/hosts:import", may(P::HostWrite, post(host_changes::import)))
+        .route(
+            "/hosts/{host}",
+            may(P::HostRead, get(hosts::show)).merge(may(P::HostDelete, delete(host_changes::remove))),
+        )
+        .route("/hosts/{host}/accept-key", may(P::HostKeyAccept, post(host_changes::accept_key)))
+        .route("/hosts/{host}/rules", may(P::HostRead, get(hosts::rules)))
+        .route("/hosts/{host}/scans", may(P::ScanExecute, post(ask::create_for_host)))
+        .route(
+            "/credentials",
+            may(P::CredentialRead, get(credentials::list))
+                .merge(may(P::CredentialWrite, post(credentials::create))),
+        )
+        .route("/credentials/{credential}", may(P::CredentialWrite, delete(credentials::remove)))
+        .route("/scans", may(P::ScanRead, get(scans::list)).merge(may(P::ScanExecute, post(ask::create))))
+        .route("/scans/{id}", may(P::ScanRead, get(scans::show)))
+        .route("/scans/{id}/rules/{rule}/evidence", may(P::ScanRead, get(scans::evidence)))
+        .route("/status", may(P::ScanRead, get(status::show)))
+        .route("/transactions", may(P::ScanRead, get(transactions::list)))
+        .route("/drift", may(P::ScanRead, get(drift::list)))
+        .route("/alerts", may(P::AlertRead, get(alerts::list)))
+        .route(
+            "/alerts/{target}",
+            may(P::AlertRead, get(alerts::show)).merge(may(P::AlertWrite, post(alert_moves::act))),
+        )
+        .route("/audit", may(P::AuditRead, get(audit::list)))
+        .route(
+            "/channels",
+            may(P::ChannelRead, get(channels::list)).merge(may(P::ChannelWrite, post(channels::create))),
+        )
+        .route("/channels/{channel}", may(P::ChannelWrite, delete(channels::remove)))
+        .route(
+            "/tokens",
+            may(P::TokenRead, get(tokens::list)).merge(may(P::TokenWrite, post(tokens::create))),
+        )
+        .route("/tokens/{token}", may(P::TokenWrite, delete(tokens::revoke)))
+}
+
+fn open(health: Health, metrics: Option<PrometheusHandle>) -> Router {
+    Router::new()
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .with_state(health)
+        .merge(Router::new().route("/metrics", get(render)).with_state(metrics))
+}
+
+/// Whether the loops of this process still turn.
+#[utoipa::path(get, path = "/health/live", tag = "health", security(()), responses(
+    (status = 200, description = "alive", body = HealthReport),
+    (status = 503, description = "a loop has stopped turning", body = HealthReport),
+))]
+pub(crate) async fn live(State(health): State<Health>) -> Response {
+    told(health.live())
+}
+
+/// Whether what this process depends on answers.
+#[utoipa::path(get, path = "/health/ready", tag = "health", security(()), responses(
+    (status = 200, description = "ready", body = HealthReport),
+    (status = 503, description = "a dependency does not answer", body = HealthReport),
+))]
+pub(crate) async fn ready(State(health): State<Health>) -> Response {
+    told(health.ready().await)
+}
+
+fn told(report: HealthReport) -> Response {
+    let status = if report.ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(report)).into_response()
+}
+
+/// Metrics in the Prometheus text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses(
+    (status = 200, description = "metrics", body = String, content_type = "text/plain"),
+))]
+pub(crate) async fn render(State(metrics): State<Option<PrometheusHandle>>) -> Response {
+    match metrics {
+        Some(handle) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render()).into_response()
+        }
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}

@@ -1,0 +1,171 @@
+//! Hosts and what is known of them.
+
+use axum::extract::{Path, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::{HostId, Timestamp};
+use openwatch_store::host::{Filter, HostSummary};
+use openwatch_store::read::{self, RuleRow};
+use openwatch_store::{Tx, host};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{AsOfQuery, known_host, past, word};
+use crate::dto::{Host, HostCompliance, HostLiveness, HostRule, Page, Problem};
+use crate::error::{Code, Failure};
+use crate::extract::{Query, limit};
+use crate::state::Shared;
+
+/// Hosts on a page.
+const LIMIT: u32 = 1000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct HostsQuery {
+    /// Only hosts in this compliance state.
+    state: Option<String>,
+    /// Only hosts with this label, written `key=value`.
+    label: Option<String>,
+    /// From the page before.
+    cursor: Option<String>,
+    /// Most rows, 1 to 1000.
+    limit: Option<u32>,
+}
+
+/// Hosts by name, each with its compliance and whether it answers.
+#[utoipa::path(get, path = "/api/v1/hosts", tag = "hosts", params(HostsQuery), responses(
+    (status = 200, description = "hosts", body = Page<Host>),
+    (status = 400, description = "a parameter is wrong", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn list(
+    State(api): Shared,
+    Query(asked): Query<HostsQuery>,
+) -> Result<axum::Json<Page<Host>>, Failure> {
+    let limit = limit(asked.limit, LIMIT)?;
+    let labels = asked.label.map(|text| {
+        let wrong = || Failure::field(Code::FieldFormat, "label", "must be key=value");
+        text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(wrong)
+    });
+    let filter = Filter {
+        state: word("state", asked.state.as_deref(), ComplianceState::parse)?,
+        labels: labels.transpose()?.into_iter().collect(),
+        after_name: asked.cursor.as_deref().map(name_of_cursor).transpose()?,
+        ..Filter::default()
+    };
+    let mut rows = host::list(&mut api.begin_read().await?, &filter, limit + 1).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next_cursor = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(&last.name));
+    Ok(axum::Json(Page { items: rows.into_iter().map(view).collect(), next_cursor }))
+}
+
+fn name_of_cursor(cursor: &str) -> Result<String, Failure> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok();
+    let bad =
+        || Failure::field(Code::CursorInvalid, "cursor", "use the next_cursor of the page before, unchanged");
+    bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)
+}
+
+/// One host with its compliance and whether it answers.
+#[utoipa::path(get, path = "/api/v1/hosts/{host}", tag = "hosts", params(("host" = String, Path, description = "name or id"), AsOfQuery), responses(
+    (status = 200, description = "the host", body = Host),
+    (status = 404, description = "host.not_found", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn show(
+    State(api): Shared,
+    Path(named): Path<String>,
+    Query(asked): Query<AsOfQuery>,
+) -> Result<axum::Json<Host>, Failure> {
+    let mut tx = api.begin_read().await?;
+    let id = known_host(&mut tx, &named).await?;
+    let host = show_in(&mut tx, id).await?;
+    match past(asked.as_of, tx.now())? {
+        None => Ok(axum::Json(host)),
+        Some(at) => Ok(axum::Json(as_it_was(&mut tx, host, at).await?)),
+    }
+}
+
+/// What is not remembered (whether it answered, when it was due) is left out.
+async fn as_it_was(tx: &mut Tx<'_>, now: Host, at: Timestamp) -> Result<Host, Failure> {
+    let then = read::hosts_at(tx, at, Some(HostId(now.id)), None, 1).await?.pop();
+    let then =
+        then.ok_or_else(|| Failure::new(Code::HostNotFound, "it was not registered yet at that moment"))?;
+    let compliance = HostCompliance {
+        state: then.state,
+        score: Score::of(then.counts).percent(),
+        critical_failing: then.critical_failing > 0,
+        counts: then.verified.map(|_| then.counts.into()),
+        last_scanned_at: then.verified.map(|(_, at)| at),
+        next_scan_at: None,
+    };
+    Ok(Host { compliance, liveness: None, ..now })
+}
+
+/// What each rule says about a host, now or as it was. All rules are on one page.
+#[utoipa::path(get, path = "/api/v1/hosts/{host}/rules", tag = "hosts", params(("host" = String, Path, description = "name or id"), AsOfQuery), responses(
+    (status = 200, description = "rules", body = Page<HostRule>),
+    (status = 404, description = "host.not_found", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn rules(
+    State(api): Shared,
+    Path(named): Path<String>,
+    Query(asked): Query<AsOfQuery>,
+) -> Result<axum::Json<Page<HostRule>>, Failure> {
+    let mut tx = api.begin_read().await?;
+    let id = known_host(&mut tx, &named).await?;
+    let as_of = past(asked.as_of, tx.now())?;
+    let rows = read::rules(&mut tx, id, as_of).await?;
+    Ok(axum::Json(Page { items: rows.into_iter().map(rule).collect(), next_cursor: None }))
+}
+
+fn rule(row: RuleRow) -> HostRule {
+    HostRule {
+        rule_id: row.rule,
+        status: row.status,
+        severity: row.severity,
+        skip_reason: row.skip_reason,
+        framework_refs: row.framework_refs,
+        in_corpus: row.in_corpus,
+        first_seen_at: Some(row.first_seen_at),
+        last_changed_at: Some(row.last_changed_at),
+        last_checked_at: row.last_checked_at,
+        check_count: row.check_count.and_then(|count| i64::try_from(count).ok()),
+    }
+}
+
+pub(super) async fn show_in(tx: &mut Tx<'_>, id: HostId) -> Result<Host, Failure> {
+    let row = host::get(tx, id).await?;
+    row.map(view).ok_or_else(|| Failure::new(Code::HostNotFound, "it was removed just now"))
+}
+
+fn view(row: HostSummary) -> Host {
+    let scanned = row.verified.is_some();
+    let liveness = row.last_probe_at.map(|at| HostLiveness {
+        reachability: row.reachability,
+        last_probed_at: Some(at),
+        response_time_ms: row.response_ms,
+    });
+    Host {
+        id: row.id.0,
+        name: row.name,
+        address: row.address,
+        port: row.port,
+        user: row.username,
+        sudo: row.sudo,
+        credential: row.credential.map(|(_, name)| name),
+        labels: row.labels,
+        platform: Some(row.platform.name).filter(|name| !name.is_empty()),
+        created_at: row.created_at,
+        compliance: HostCompliance {
+            state: row.state,
+            score: Score::of(row.counts).percent(),
+            critical_failing: row.critical_failing > 0,
+            counts: scanned.then(|| row.counts.into()),
+            last_scanned_at: row.verified.map(|(_, at)| at),
+            next_scan_at: row.next_scan_at,
+        },
+        liveness,
+    }
+}

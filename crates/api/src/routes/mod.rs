@@ -1,0 +1,85 @@
+//! One file per resource: take in, ask the store, answer.
+
+pub(crate) mod alert_moves;
+pub(crate) mod alerts;
+pub(crate) mod ask;
+pub(crate) mod audit;
+pub(crate) mod channels;
+pub(crate) mod credentials;
+pub(crate) mod drift;
+pub(crate) mod host_changes;
+pub(crate) mod hosts;
+pub(crate) mod scans;
+pub(crate) mod status;
+pub(crate) mod tokens;
+pub(crate) mod transactions;
+
+use openwatch_model::{HostId, Timestamp};
+use openwatch_store::{Cursor, Page as Part, Paged, Tx, host};
+use serde::Deserialize;
+use time::OffsetDateTime;
+use utoipa::IntoParams;
+
+use crate::dto::Page;
+use crate::error::{Code, Failure};
+use crate::extract::limit;
+
+/// At which moment something is wanted.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AsOfQuery {
+    /// As it was then; now when absent. RFC 3339.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    as_of: Option<OffsetDateTime>,
+}
+
+/// Reads cursor and limit.
+fn part(cursor: Option<&str>, asked: Option<u32>, max: u32) -> Result<Part, Failure> {
+    let bad = |_| {
+        Failure::field(Code::CursorInvalid, "cursor", "use the next_cursor of the page before, unchanged")
+    };
+    let cursor = cursor.map(|text| text.parse::<Cursor>().map_err(bad)).transpose()?;
+    Ok(Part { cursor, limit: limit(asked, max)? })
+}
+
+/// A page of rows as it goes over the wire.
+fn page<T, U>(paged: Paged<T>, view: impl FnMut(T) -> U) -> Page<U> {
+    Page {
+        items: paged.rows.into_iter().map(view).collect(),
+        next_cursor: paged.next.map(|it| it.to_string()),
+    }
+}
+
+/// Reads one of a closed set of words.
+fn word<T>(
+    pointer: &str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, Failure> {
+    let wrong = || Failure::field(Code::FieldFormat, pointer, "is not one of the words this parameter takes");
+    text.map(|text| parse(text).ok_or_else(wrong)).transpose()
+}
+
+/// The host that a name or id means.
+async fn known_host(tx: &mut Tx<'_>, named: &str) -> Result<HostId, Failure> {
+    let found = host::find(tx, named).await?;
+    found
+        .ok_or_else(|| Failure::new(Code::HostNotFound, "no host has this name or id; see GET /api/v1/hosts"))
+}
+
+/// The host that a filter names, if it names one.
+async fn filter_host(tx: &mut Tx<'_>, named: Option<&str>) -> Result<Option<HostId>, Failure> {
+    match named {
+        Some(named) => known_host(tx, named).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A moment that has been.
+fn past(as_of: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, Failure> {
+    match as_of {
+        Some(at) if at > now => Err(Failure::field(Code::FieldRange, "as_of", "must not be in the future")),
+        as_of => Ok(as_of),
+    }
+}

@@ -1,0 +1,167 @@
+//! The command line as a client of the REST API.
+
+pub mod hosts;
+pub mod look;
+pub mod scan;
+pub mod table;
+
+use std::path::Path;
+
+use openwatch_api::dto::Problem;
+use reqwest::{Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use crate::cli::ClientArgs;
+use crate::config::read_secret;
+use crate::exit::{Failure, INTERNAL, TRY_AGAIN, UNAVAILABLE, USAGE};
+use crate::place;
+
+/// A connection to the API.
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Zeroizing<String>,
+    /// Print JSON instead of tables.
+    pub json: bool,
+}
+
+impl Client {
+    /// Finds the API: flags and environment first, then what `openwatch up` left in its data directory.
+    ///
+    /// # Errors
+    /// Exit 64 when there is neither, with what to give.
+    pub fn new(args: &ClientArgs) -> Result<Self, Failure> {
+        let (url, token_file) = match (&args.url, &args.token_file) {
+            (Some(url), Some(file)) => (url.clone(), file.clone()),
+            (url, token_file) => {
+                let dir = args.data_dir.clone().unwrap_or_else(place::default_data_dir);
+                let found = place::ClientFile::read(&dir).map_err(|problem| {
+                    Failure::usage(format!(
+                        "{problem}; name the API with --url and --token-file, or the directory of `openwatch up` with --data-dir"
+                    ))
+                })?;
+                (url.clone().unwrap_or(found.url), token_file.clone().unwrap_or(found.token_file))
+            }
+        };
+        let token = read_token(&token_file)?;
+        let http = reqwest::Client::builder()
+            .timeout(std::time::Duration::from_secs(60))
+            .build()
+            .map_err(|e| Failure::new(INTERNAL, e))?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, json: args.json })
+    }
+
+    /// `GET`, with query pairs.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        self.send(Method::GET, path, query, None::<&()>, None).await
+    }
+
+    /// A health report, which says no with 503 and is a report all the same.
+    ///
+    /// # Errors
+    /// 69 when nobody answers.
+    pub async fn health(&self, path: &str) -> Result<openwatch_api::dto::HealthReport, Failure> {
+        let url = format!("{}{path}", self.url);
+        let unavailable = |error: reqwest::Error| {
+            Failure::unavailable(format!("the API at {} does not answer: {}", self.url, root_cause(&error)))
+        };
+        let answer = self.http.get(url).send().await.map_err(unavailable)?;
+        answer.json().await.map_err(unavailable)
+    }
+
+    /// `POST` of a body.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.send(Method::POST, path, &[], Some(body), None).await
+    }
+
+    /// `POST` that may be repeated: the key makes a second one answer like the first.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        key: &str,
+    ) -> Result<T, Failure> {
+        self.send(Method::POST, path, &[], Some(body), Some(key)).await
+    }
+
+    /// `DELETE`.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.send::<serde::de::IgnoredAny>(Method::DELETE, path, &[], None::<&()>, None).await.map(|_| ())
+    }
+
+    /// # Errors
+    /// Exit 69 when nobody answers, 64 for a client's mistake, 75 for what may work later, 70 otherwise.
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&impl Serialize>,
+        key: Option<&str>,
+    ) -> Result<T, Failure> {
+        let mut url = format!("{}/api/v1{path}", self.url);
+        for (i, (name, value)) in query.iter().enumerate() {
+            url.push(if i == 0 { '?' } else { '&' });
+            url.push_str(&format!("{name}={}", place::url_encode(value)));
+        }
+        let mut request = self.http.request(method, &url).bearer_auth(&*self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let answer = request.send().await.map_err(|error| {
+            Failure::unavailable(format!("the API at {} does not answer: {}", self.url, root_cause(&error)))
+        })?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(|e| Failure::new(UNAVAILABLE, e))?;
+        if status.is_success() {
+            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+            return serde_json::from_slice(bytes).map_err(|e| Failure::new(INTERNAL, e));
+        }
+        Err(refused(status, &bytes))
+    }
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
+    read_secret(path).map_err(Failure::usage)
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
+        return Failure::new(INTERNAL, anyhow::anyhow!("the API answered {status} without a reason"));
+    };
+    let code = match (problem.retryable, status.is_client_error()) {
+        (true, _) => TRY_AGAIN,
+        (false, true) => USAGE,
+        (false, false) => INTERNAL,
+    };
+    let mut text = format!("{} [{}]", problem.detail, problem.code);
+    for field in &problem.errors {
+        text.push_str(&format!("\n  {}: {}", field.pointer, field.detail));
+    }
+    Failure::new(code, anyhow::anyhow!(text))
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,352 @@
+//! Configuration of a running process: a TOML file, with flags on top.
+//!
+//! Two steps: what was written ([`File`]), then what is usable ([`Settings`]). All problems are told together, unknown
+//! keys are errors, and nothing is opened before everything is valid.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{ApiArgs, DatabaseArgs, ExecutorArgs, KeyArgs, NatsArgs, StageArgs, UpArgs};
+
+/// The file as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct File {
+    /// Directory of `openwatch up`.
+    pub data_dir: Option<PathBuf>,
+    /// Key directory.
+    pub keys: Option<PathBuf>,
+    /// Signed policy.
+    pub policy: Option<PathBuf>,
+    /// PostgreSQL.
+    pub database: DatabaseSection,
+    /// NATS.
+    pub nats: NatsSection,
+    /// REST.
+    pub api: ListenSection,
+    /// Health and metrics of a stage process.
+    pub health: ListenSection,
+    /// Workers.
+    pub executor: ExecutorSection,
+}
+
+/// PostgreSQL.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatabaseSection {
+    /// File (mode 0600) that holds the URL.
+    pub url_file: Option<PathBuf>,
+    /// URL without a password.
+    pub url: Option<String>,
+}
+
+/// NATS.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsSection {
+    /// Servers, as `nats://` or `tls://` addresses.
+    pub servers: Vec<String>,
+    /// CA certificates in PEM.
+    pub ca: Option<PathBuf>,
+}
+
+/// Somewhere to listen.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenSection {
+    /// Address and port.
+    pub listen: Option<String>,
+}
+
+/// Workers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExecutorSection {
+    /// Scans at a time, 1 to 1000.
+    pub slots: Option<u16>,
+    /// Lanes per scan, 1 to 4.
+    pub lanes: Option<u8>,
+    /// Name in results.
+    pub name: Option<String>,
+}
+
+/// Settings that passed every check.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Settings {
+    /// Directory of `openwatch up`.
+    pub data_dir: Option<PathBuf>,
+    /// Key directory.
+    pub keys: Option<PathBuf>,
+    /// Signed policy.
+    pub policy: Option<PathBuf>,
+    /// Where the database URL comes from.
+    #[serde(skip)]
+    pub database_url: Option<zeroize::Zeroizing<String>>,
+    /// NATS servers.
+    pub nats_servers: Vec<String>,
+    /// NATS CA file.
+    pub nats_ca: Option<PathBuf>,
+    /// REST address.
+    pub api_listen: Option<String>,
+    /// Health address.
+    pub health_listen: Option<String>,
+    /// Scans at a time.
+    pub slots: u16,
+    /// Lanes per scan.
+    pub lanes: u8,
+    /// Name of the worker.
+    pub worker: String,
+}
+
+/// A configuration that cannot be used: every problem, one per line.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} problem(s):\n  {}", .0.len(), .0.join("\n  "))]
+pub struct ConfigProblems(pub Vec<String>);
+
+/// What the flags say, whatever command they came with.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// Configuration file.
+    pub config: Option<PathBuf>,
+    /// Data directory.
+    pub data_dir: Option<PathBuf>,
+    /// PostgreSQL.
+    pub database_url: Option<String>,
+    /// PostgreSQL, in a file.
+    pub database_url_file: Option<PathBuf>,
+    /// NATS.
+    pub nats_url: Vec<String>,
+    /// NATS CA.
+    pub nats_ca: Option<PathBuf>,
+    /// Keys.
+    pub keys: Option<PathBuf>,
+    /// Policy.
+    pub policy: Option<PathBuf>,
+    /// REST address.
+    pub listen: Option<String>,
+    /// Health address.
+    pub health_listen: Option<String>,
+    /// Scans at a time.
+    pub slots: Option<u16>,
+    /// Lanes.
+    pub lanes: Option<u8>,
+    /// Worker name.
+    pub name: Option<String>,
+}
+
+impl Flags {
+    fn database(mut self, args: DatabaseArgs) -> Self {
+        self.database_url = args.database_url;
+        self.database_url_file = args.database_url_file;
+        self
+    }
+
+    fn nats(mut self, args: NatsArgs) -> Self {
+        self.nats_url = args.nats_url;
+        self.nats_ca = args.nats_ca;
+        self
+    }
+
+    fn keys(mut self, args: KeyArgs) -> Self {
+        self.keys = args.keys;
+        self.policy = args.policy;
+        self
+    }
+
+    /// Of the tools that need a database only.
+    pub fn of_database(args: DatabaseArgs) -> Self {
+        Self::default().database(args)
+    }
+
+    /// Of the tools that need a bus and keys.
+    pub fn of_bus(nats: NatsArgs, keys: KeyArgs) -> Self {
+        Self::default().nats(nats).keys(keys)
+    }
+
+    /// Of `rules publish`.
+    pub fn of_publish(database: DatabaseArgs, nats: NatsArgs, keys: KeyArgs) -> Self {
+        Self::default().database(database).nats(nats).keys(keys)
+    }
+}
+
+impl From<StageArgs> for Flags {
+    fn from(args: StageArgs) -> Self {
+        let flags = Self { config: args.config, health_listen: args.health_listen, ..Self::default() };
+        flags.database(args.database).nats(args.nats).keys(args.keys)
+    }
+}
+
+impl From<ApiArgs> for Flags {
+    fn from(args: ApiArgs) -> Self {
+        Self { listen: args.listen, ..args.stage.into() }
+    }
+}
+
+impl From<ExecutorArgs> for Flags {
+    fn from(args: ExecutorArgs) -> Self {
+        let flags = Self {
+            config: args.config,
+            health_listen: args.health_listen,
+            slots: args.slots,
+            lanes: args.lanes,
+            name: args.name,
+            ..Self::default()
+        };
+        flags.nats(args.nats).keys(args.keys)
+    }
+}
+
+impl From<UpArgs> for Flags {
+    fn from(args: UpArgs) -> Self {
+        let flags = Self {
+            config: args.config,
+            data_dir: args.data_dir,
+            listen: args.listen,
+            slots: args.slots,
+            lanes: args.lanes,
+            ..Self::default()
+        };
+        flags.database(args.database).nats(args.nats).keys(args.keys)
+    }
+}
+
+/// Reads the file (when there is one), puts the flags on top, and checks everything.
+///
+/// # Errors
+/// Every problem found; nothing was opened but the files named.
+pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
+    let mut problems = Vec::new();
+    let file = match &flags.config {
+        Some(path) => read_file(path).unwrap_or_else(|problem| {
+            problems.push(problem);
+            File::default()
+        }),
+        None => File::default(),
+    };
+    let url_file = flags.database_url_file.or(file.database.url_file);
+    let url = flags.database_url.or(file.database.url);
+    if url.is_some() && url_file.is_some() {
+        problems.push("give the database as a URL or as a file that holds it, not both".into());
+    }
+    let database_url = match url_file {
+        Some(path) => read_secret(&path).map_err(|problem| problems.push(problem)).ok(),
+        None => url.map(zeroize::Zeroizing::new),
+    };
+    if let Some(url) = &database_url
+        && !(url.starts_with("postgres://") || url.starts_with("postgresql://"))
+    {
+        problems.push("the database URL must begin with postgres://".into());
+    }
+    let nats_servers = if flags.nats_url.is_empty() { file.nats.servers } else { flags.nats_url };
+    for server in &nats_servers {
+        if !(server.starts_with("nats://") || server.starts_with("tls://")) {
+            problems.push(format!("NATS server `{server}` must begin with nats:// or tls://"));
+        }
+    }
+    let slots = flags.slots.or(file.executor.slots).unwrap_or(4);
+    let lanes = flags.lanes.or(file.executor.lanes).unwrap_or(2);
+    if !(1..=1000).contains(&slots) {
+        problems.push(format!("executor.slots must be from 1 to 1000, not {slots}"));
+    }
+    if !(1..=4).contains(&lanes) {
+        problems.push(format!("executor.lanes must be from 1 to 4, not {lanes}"));
+    }
+    let keys = flags.keys.or(file.keys);
+    if let Some(dir) = keys.as_ref().filter(|dir| !dir.is_dir()) {
+        problems
+            .push(format!("key directory {} does not exist; `openwatch keys init` makes one", dir.display()));
+    }
+    let settings = Settings {
+        data_dir: flags.data_dir.or(file.data_dir),
+        keys,
+        policy: flags.policy.or(file.policy),
+        database_url,
+        nats_servers,
+        nats_ca: flags.nats_ca.or(file.nats.ca),
+        api_listen: listen("api.listen", flags.listen.or(file.api.listen), &mut problems),
+        health_listen: listen("health.listen", flags.health_listen.or(file.health.listen), &mut problems),
+        slots,
+        lanes,
+        worker: flags.name.or(file.executor.name).unwrap_or_else(host_name),
+    };
+    if problems.is_empty() { Ok(settings) } else { Err(ConfigProblems(problems)) }
+}
+
+fn read_file(path: &Path) -> Result<File, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    toml::from_str(&text)
+        .map_err(|e| format!("{}: {}", path.display(), e.to_string().trim_end().replace('\n', "\n    ")))
+}
+
+/// Reads a file that holds one secret line.
+///
+/// # Errors
+/// A sentence when it is unreadable, empty, or open to other users.
+pub fn read_secret(path: &Path) -> Result<zeroize::Zeroizing<String>, String> {
+    use std::os::unix::fs::PermissionsExt;
+    let cannot = |e: std::io::Error| format!("cannot read {}: {e}", path.display());
+    let mode = std::fs::metadata(path).map_err(cannot)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "{} holds a secret but others may read it; run `chmod 600` on it",
+            path.display()
+        ));
+    }
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(cannot)?);
+    let line = text.trim_end_matches(['\r', '\n']);
+    if line.is_empty() {
+        return Err(format!("{} is empty", path.display()));
+    }
+    Ok(zeroize::Zeroizing::new(line.to_owned()))
+}
+
+fn listen(name: &str, address: Option<String>, problems: &mut Vec<String>) -> Option<String> {
+    if let Some(text) = &address
+        && text.parse::<std::net::SocketAddr>().is_err()
+    {
+        problems.push(format!("{name} must be an address and a port such as 127.0.0.1:8080, not `{text}`"));
+    }
+    address
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("openwatch.toml");
+        std::fs::write(
+            &path,
+            "[nats]\nservers = [\"http://x\"]\n[executor]\nslots = 0\n[api]\nlisten = \"here\"\n",
+        )
+        .unwrap();
+        let flags = Flags { config: Some(path), database_url: Some("mysql://".into()), ..Flags::default() };
+        let problems = load(flags).unwrap_err().0;
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_the_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("openwatch.toml");
+        std::fs::write(&path, "[executor]\nslot = 3\n").unwrap();
+        let problems = load(Flags { config: Some(path), ..Flags::default() }).unwrap_err().0;
+        assert!(problems[0].contains("line 2") && problems[0].contains("slot"), "{}", problems[0]);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("openwatch.toml");
+        std::fs::write(&path, "[executor]\nslots = 3\nlanes = 1\n").unwrap();
+        let it = load(Flags { config: Some(path), slots: Some(9), ..Flags::default() }).unwrap();
+        assert_eq!((it.slots, it.lanes), (9, 1));
+    }
+}

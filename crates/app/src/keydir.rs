@@ -1,0 +1,240 @@
+//! The key directory: which file holds what, and who needs it.
+//!
+//! ```text
+//! dek                    the data-encryption key: vault only
+//! scheduler.json executor.json writer.json api.json    derived, one process each
+//! nats/<user>.nk         NKEY seeds, one identity each
+//! nats/users.conf        their public keys, for the NATS server
+//! policy/policy.key      signs policies and corpora: its owner only, no process needs it
+//! policy/trusted.json    public keys whose signatures count
+//! policy/revoked.json    keys that no longer count, signed (optional), with its signature beside it
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use openwatch_bus::User;
+use openwatch_pipeline::corpus::Signers;
+use openwatch_trust::keyring::{issue_api, issue_executor, issue_scheduler, issue_writer};
+use openwatch_trust::nats_user::{NatsUser, USERS, users_conf};
+use openwatch_trust::policy::signature_path;
+use openwatch_trust::revocation::Revocations;
+use openwatch_trust::{
+    ApiKeys, Dek, Deks, ExecutorKeys, KeyFileError, PolicyKey, SchedulerKeys, TrustedKeys, VaultKeys,
+    WriterKeys,
+};
+use zeroize::Zeroizing;
+
+use crate::cli::IssueFor;
+use crate::exit::Failure;
+
+/// A key directory.
+#[derive(Clone, Debug)]
+pub struct KeyDir(PathBuf);
+
+impl From<KeyFileError> for Failure {
+    fn from(error: KeyFileError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl KeyDir {
+    /// At this path; nothing is read yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Makes all keys of a new installation.
+    ///
+    /// # Errors
+    /// When there is a data-encryption key already: overwriting it would lose every credential.
+    pub fn init(path: &Path) -> Result<Self, Failure> {
+        let it = Self::new(path);
+        if it.0.join("dek").exists() {
+            let text = format!("{} already holds keys; name an empty directory", path.display());
+            return Err(Failure::usage(text));
+        }
+        for dir in ["", "nats", "policy"] {
+            make_private_dir(&it.0.join(dir))?;
+        }
+        let mut public = Vec::new();
+        for name in USERS {
+            let user = NatsUser::generate();
+            user.save(&it.seed_file(name))?;
+            public.push((name, user.public().to_owned()));
+        }
+        std::fs::write(
+            it.users_conf_file(),
+            users_conf(public.iter().map(|(name, key)| (*name, key.as_str()))),
+        )?;
+        let policy_key = PolicyKey::generate("policy");
+        policy_key.save(&it.policy_key_file())?;
+        let trusted = TrustedKeys::new(vec![policy_key.trusted()]).map_err(Failure::usage)?;
+        trusted.save(&it.0.join("policy/trusted.json"))?;
+        // Last: whoever finds it finds everything else too.
+        Dek::generate().save(&it.0.join("dek"))?;
+        for what in [IssueFor::Scheduler, IssueFor::Executor, IssueFor::Writer, IssueFor::Api] {
+            it.issue_derived(what, &it)?;
+        }
+        Ok(it)
+    }
+
+    /// Writes what one kind of process needs into the key directory of that process.
+    ///
+    /// # Errors
+    /// When a file is missing here or cannot be written there.
+    pub fn issue(&self, what: IssueFor, out: &Path) -> Result<(), Failure> {
+        let to = Self::new(out);
+        for dir in ["", "nats", "policy"] {
+            make_private_dir(&to.0.join(dir))?;
+        }
+        let users: &[&str] = match what {
+            IssueFor::Executor => &["executor"],
+            IssueFor::Scheduler => &["scheduler", "caretaker"],
+            IssueFor::Writer => &["writer"],
+            IssueFor::Vault => &["vault"],
+            IssueFor::Api => &["api", "reader"],
+            IssueFor::Stages => &["drift", "alerts", "liveness"],
+            IssueFor::Token => &[],
+        };
+        for user in users {
+            let target = to.seed_file(user);
+            if !target.exists() {
+                NatsUser::load(&self.seed_file(user))?.save(&target)?;
+            }
+        }
+        TrustedKeys::load(&self.0.join("policy/trusted.json"))?.save(&to.0.join("policy/trusted.json"))?;
+        if what == IssueFor::Vault {
+            let target = to.0.join("dek");
+            if !target.exists() {
+                self.dek()?.save(&target)?;
+            }
+            return Ok(());
+        }
+        self.issue_derived(what, &to)
+    }
+
+    fn issue_derived(&self, what: IssueFor, to: &Self) -> Result<(), Failure> {
+        let deks = Deks::single(self.dek()?);
+        match what {
+            IssueFor::Scheduler => issue_scheduler(&deks).replace(&to.0.join("scheduler.json"))?,
+            IssueFor::Executor => issue_executor(&deks).replace(&to.0.join("executor.json"))?,
+            IssueFor::Writer => issue_writer(&deks).replace(&to.0.join("writer.json"))?,
+            IssueFor::Api => issue_api(&deks).replace(&to.0.join("api.json"))?,
+            IssueFor::Vault | IssueFor::Stages | IssueFor::Token => {}
+        }
+        Ok(())
+    }
+
+    fn dek(&self) -> Result<Dek, Failure> {
+        Ok(Dek::load(&self.0.join("dek"))?)
+    }
+
+    fn seed_file(&self, user: &str) -> PathBuf {
+        self.0.join("nats").join(format!("{user}.nk"))
+    }
+
+    /// Seed file of the read-only user, for clients.
+    pub fn reader_seed_file(&self) -> PathBuf {
+        self.seed_file("reader")
+    }
+
+    /// Public keys for the NATS server.
+    pub fn users_conf_file(&self) -> PathBuf {
+        self.0.join("nats/users.conf")
+    }
+
+    /// The policy signing key.
+    pub fn policy_key_file(&self) -> PathBuf {
+        self.0.join("policy/policy.key")
+    }
+
+    /// The policy signing key.
+    ///
+    /// # Errors
+    /// When it is not here: it belongs to its owner, not to a process.
+    pub fn policy_key(&self) -> Result<PolicyKey, Failure> {
+        Ok(PolicyKey::load(&self.policy_key_file())?)
+    }
+
+    /// The NKEY seed of a user.
+    ///
+    /// # Errors
+    /// When its file is missing or open to others.
+    pub fn seed(&self, user: User) -> Result<Zeroizing<String>, Failure> {
+        Ok(Zeroizing::new(NatsUser::load(&self.seed_file(user.as_str()))?.seed().to_owned()))
+    }
+
+    /// The vault's keys.
+    ///
+    /// # Errors
+    /// When the data-encryption key is missing or open to others.
+    pub fn vault(&self) -> Result<VaultKeys, Failure> {
+        Ok(VaultKeys::new(&Deks::single(self.dek()?)))
+    }
+
+    /// A worker's keys.
+    ///
+    /// # Errors
+    /// When the file is missing or open to others.
+    pub fn executor(&self) -> Result<ExecutorKeys, Failure> {
+        Ok(ExecutorKeys::load(&self.0.join("executor.json"))?)
+    }
+
+    /// The scheduler's keys.
+    ///
+    /// # Errors
+    /// When the file is missing or open to others.
+    pub fn scheduler(&self) -> Result<SchedulerKeys, Failure> {
+        Ok(SchedulerKeys::load(&self.0.join("scheduler.json"))?)
+    }
+
+    /// The writer's keys.
+    ///
+    /// # Errors
+    /// When the file is missing or open to others.
+    pub fn writer(&self) -> Result<WriterKeys, Failure> {
+        Ok(WriterKeys::load(&self.0.join("writer.json"))?)
+    }
+
+    /// The API's keys.
+    ///
+    /// # Errors
+    /// When the file is missing or open to others.
+    pub fn api(&self) -> Result<ApiKeys, Failure> {
+        Ok(ApiKeys::load(&self.0.join("api.json"))?)
+    }
+
+    /// Whose signatures count over policies and corpora.
+    ///
+    /// # Errors
+    /// When the trusted keys are missing, or the revocation list is not what a trusted key signed.
+    pub fn signers(&self) -> Result<Signers, Failure> {
+        let trusted = TrustedKeys::load(&self.0.join("policy/trusted.json"))?;
+        let list = self.0.join("policy/revoked.json");
+        let revoked = match std::fs::read(&list) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Revocations::none(),
+            Err(error) => return Err(Failure::usage(format!("cannot read {}: {error}", list.display()))),
+            Ok(document) => {
+                let signature = std::fs::read(signature_path(&list)).map_err(|e| {
+                    Failure::usage(format!("{} has no readable signature: {e}", list.display()))
+                })?;
+                Revocations::verify(&document, &signature, &trusted, &Revocations::none())
+                    .map_err(Failure::usage)?
+            }
+        };
+        Ok(Signers { trusted, revoked })
+    }
+}
+
+/// Makes a directory that only its owner may enter.
+///
+/// # Errors
+/// Of the file system.
+pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|e| Failure::usage(format!("cannot make the directory {}: {e}", path.display())))
+}

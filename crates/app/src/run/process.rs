@@ -1,0 +1,186 @@
+//! A running process: stages, what outlives them, signals, and the orderly end.
+
+use std::time::Duration;
+
+use openwatch_api::{ApiConfig, Beat, Health};
+use openwatch_bus::consume::Pulse;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
+
+/// A loop that did not go round for this long is dead.
+const LOOP_LIMIT: Duration = Duration::from_secs(60);
+/// After the stages, how long relays and servers may take to finish.
+const LATE_GRACE: Duration = Duration::from_secs(10);
+
+/// Tasks of one process. The first to end ends all.
+pub struct Process {
+    /// Stages: told to stop first, they finish what is in hand.
+    pub shutdown: CancellationToken,
+    /// Relays and HTTP: told to stop when the stages are done, so that their last words still go out.
+    pub late: CancellationToken,
+    /// Health of the process.
+    pub health: Health,
+    stages: JoinSet<(&'static str, Result<(), Failure>)>,
+    others: JoinSet<(&'static str, Result<(), Failure>)>,
+    pulses: Vec<(Pulse, Beat)>,
+}
+
+impl Default for Process {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Process {
+    /// Nothing runs yet.
+    pub fn new() -> Self {
+        Self {
+            shutdown: CancellationToken::new(),
+            late: CancellationToken::new(),
+            health: Health::new(),
+            stages: JoinSet::new(),
+            others: JoinSet::new(),
+            pulses: Vec::new(),
+        }
+    }
+
+    /// A pulse whose silence makes this process not live.
+    pub fn pulse(&mut self, name: &str) -> Pulse {
+        let pulse = Pulse::new();
+        self.pulses.push((pulse.clone(), self.health.watch(name, LOOP_LIMIT)));
+        pulse
+    }
+
+    /// Runs a stage.
+    pub fn stage<E: Into<Failure> + 'static>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.stages.spawn(async move { (name, task.await.map_err(Into::into)) });
+    }
+
+    /// Runs something that outlives the stages.
+    pub fn other<E: Into<Failure> + 'static>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        self.others.spawn(async move { (name, task.await.map_err(Into::into)) });
+    }
+
+    /// Serves health and metrics of this process, when an address was given.
+    ///
+    /// # Errors
+    /// The address cannot be listened on.
+    pub fn serve_health(
+        &mut self,
+        listen: Option<&str>,
+        metrics: metrics_exporter_prometheus::PrometheusHandle,
+    ) -> Result<(), Failure> {
+        let Some(listen) = listen else { return Ok(()) };
+        let config = api_config(listen)?;
+        let (health, late) = (self.health.clone(), self.late.clone());
+        self.other("health", async move {
+            let bound = |address| tracing::info!(%address, "health and metrics");
+            openwatch_api::run_health(health, Some(metrics), config, bound, late).await.map_err(api_failure)
+        });
+        Ok(())
+    }
+
+    /// Waits for a signal, or for the first task to end; then stops everything in order. The exit code.
+    ///
+    /// # Errors
+    /// Of the task that ended first.
+    pub async fn wait(mut self) -> Result<u8, Failure> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let ended = loop {
+            tokio::select! {
+                _ = interrupt.recv() => break Ok(INTERRUPTED),
+                _ = terminate.recv() => break Ok(0),
+                Some(ended) = self.stages.join_next(), if !self.stages.is_empty() => break first(ended),
+                Some(ended) = self.others.join_next(), if !self.others.is_empty() => break first(ended),
+                _ = tick.tick() => {
+                    for (pulse, beat) in &self.pulses {
+                        if pulse.age() < LOOP_LIMIT / 2 {
+                            beat.tick();
+                        }
+                    }
+                }
+            }
+        };
+        tracing::info!("stopping");
+        self.shutdown.cancel();
+        let orderly = async {
+            while let Some(done) = self.stages.join_next().await {
+                told(done);
+            }
+            self.late.cancel();
+            let others = async {
+                while let Some(done) = self.others.join_next().await {
+                    told(done);
+                }
+            };
+            if tokio::time::timeout(LATE_GRACE, others).await.is_err() {
+                tracing::warn!("not everything ended within the grace period");
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            // Whoever asks twice means it.
+            _ = interrupt.recv() => tracing::warn!("stopped at once; what was in hand is given back"),
+            _ = terminate.recv() => tracing::warn!("stopped at once; what was in hand is given back"),
+        }
+        ended
+    }
+}
+
+type Ended = Result<(&'static str, Result<(), Failure>), tokio::task::JoinError>;
+
+fn first(ended: Ended) -> Result<u8, Failure> {
+    match ended {
+        Ok((name, Ok(()))) => Err(Failure::new(INTERNAL, anyhow::anyhow!("{name} ended by itself"))),
+        Ok((name, Err(failure))) => {
+            Err(Failure::new(failure.code, failure.error.context(format!("{name} ended"))))
+        }
+        Err(error) => {
+            Err(Failure::new(INTERNAL, anyhow::anyhow!("a part of the process ended in a panic: {error}")))
+        }
+    }
+}
+
+fn told(ended: Ended) {
+    match ended {
+        Ok((_, Ok(()))) => {}
+        Ok((name, Err(failure))) => {
+            tracing::warn!(name, error = format!("{:#}", failure.error), "ended with an error")
+        }
+        Err(error) => tracing::error!(%error, "ended in a panic"),
+    }
+}
+
+/// A listening address, checked.
+///
+/// # Errors
+/// 64 when it is none.
+pub fn api_config(listen: &str) -> Result<ApiConfig, Failure> {
+    let listen = listen.parse().map_err(|_| {
+        Failure::usage(format!("`{listen}` is not an address and a port such as 127.0.0.1:8080"))
+    })?;
+    Ok(ApiConfig { listen, tls: None, plain_beyond_loopback: false })
+}
+
+/// An error of the API with its exit code.
+pub fn api_failure(error: openwatch_api::ApiError) -> Failure {
+    let code = match &error {
+        openwatch_api::ApiError::Listen { .. } => UNAVAILABLE,
+        openwatch_api::ApiError::Serve(_) => INTERNAL,
+        _ => crate::exit::USAGE,
+    };
+    Failure::new(code, anyhow::Error::new(error).context("failed to serve the API"))
+}

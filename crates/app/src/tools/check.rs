@@ -1,0 +1,296 @@
+//! `openwatch check`: measure a host now, without bus or database.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use openwatch_model::credential::{Secret, SudoMode};
+use openwatch_model::host::{HostKeyMode, KnownKey};
+use openwatch_model::outcome::Counts;
+use openwatch_model::scan::{Failure as ScanFailure, Measurement, Selection};
+use openwatch_model::score::Score;
+use openwatch_model::{Outcome, Severity, Status, Timestamp};
+use openwatch_pipeline::measure::{MeasureOptions, measure};
+use openwatch_remote::known_hosts::{KnownHosts, render};
+use openwatch_remote::{HostKeyPolicy, Limits, Target, Trust, connect};
+use openwatch_rules::{Corpus, Variables, capability_names};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::rules::tell_problems;
+use crate::cli::CheckArgs;
+use crate::client::hosts::{read_key, secret};
+use crate::client::table;
+use crate::corpus_files;
+use crate::exit::{Failure, INTERRUPTED, UNAVAILABLE};
+
+/// Runs the check. The exit code: 0 all pass, 1 some fail, 2 some in error.
+///
+/// # Errors
+/// 64 for usage, 69 when the host is unreachable or refuses.
+pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
+    let target = target(&args)?;
+    let corpus = corpus(&args)?;
+    let selection = selection(&args, &corpus)?;
+    let capabilities = capabilities(&args.capabilities)?;
+    let secret = secrets(&args)?;
+    let (policy, known_hosts) = host_keys(&args, &target)?;
+    crate::run::harden();
+
+    let begun = Instant::now();
+    let started_at = Timestamp::now_utc();
+    let cancel = CancellationToken::new();
+    let work = async {
+        let refused = |error: &openwatch_remote::RemoteError| Failure::unavailable(format!("cannot {error}"));
+        let connection =
+            connect(&target, &policy, &Limits::default(), &cancel).await.map_err(|error| refused(&error))?;
+        if connection.is_first_contact()
+            && let Some(path) = &known_hosts
+        {
+            remember(path, &target, connection.host_key())?;
+        }
+        let mut session = connection.login(&secret).await.map_err(|error| refused(&error))?;
+        let sudo = args.sudo || args.sudo_password_file.is_some();
+        let options = MeasureOptions {
+            lanes: args.lanes,
+            sudo: if sudo { SudoMode::Sudo } else { SudoMode::None },
+            deadline: begun + Duration::from_secs(args.timeout),
+            selection,
+            capabilities,
+        };
+        let bar = progress(args.json);
+        let tell = |done: usize, total: usize| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        let measured = measure(&mut session, &corpus, &secret, &options, &tell).await;
+        bar.finish_and_clear();
+        session.close().await;
+        measured.map_err(|it: ScanFailure| {
+            Failure::new(UNAVAILABLE, anyhow::anyhow!("{}: {}", it.reason.as_str(), it.detail))
+        })
+    };
+    let measured = tokio::select! {
+        measured = work => measured?,
+        _ = tokio::signal::ctrl_c() => return Ok(INTERRUPTED),
+    };
+    show(&args, &target, &measured, started_at, begun.elapsed())
+}
+
+fn target(args: &CheckArgs) -> Result<Target, Failure> {
+    let (user, address) = args
+        .target
+        .rsplit_once('@')
+        .filter(|(user, address)| !user.is_empty() && !address.is_empty())
+        .ok_or_else(|| Failure::usage(format!("name the host as USER@HOST, not `{}`", args.target)))?;
+    let address = address.trim_matches(['[', ']']).to_owned();
+    Ok(Target { address, port: args.port, user: user.to_owned() })
+}
+
+fn corpus(args: &CheckArgs) -> Result<Corpus, Failure> {
+    let files = corpus_files::load(args.rules.as_deref())?;
+    let pairs: BTreeMap<String, String> = args
+        .variables
+        .iter()
+        .map(|pair| {
+            pair.split_once('=')
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .ok_or_else(|| Failure::usage(format!("a variable is written KEY=VALUE, not `{pair}`")))
+        })
+        .collect::<Result<_, _>>()?;
+    let variables = Variables::builtin().with(&pairs).map_err(|errors| {
+        Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))
+    })?;
+    let corpus = Corpus::load(&files, &variables);
+    tell_problems(&corpus);
+    Ok(corpus)
+}
+
+/// Filters narrow down: framework, then severities, then rule ids.
+fn selection(args: &CheckArgs, corpus: &Corpus) -> Result<Selection, Failure> {
+    let mut rules = args.rule_ids.clone();
+    for id in &rules {
+        if corpus.rule(id).is_none() && !corpus.unusable().any(|u| u.id == *id) {
+            return Err(Failure::usage(format!(
+                "there is no rule `{id}`; `openwatch rules list` shows them"
+            )));
+        }
+    }
+    if !args.severities.is_empty() {
+        let wanted: Vec<Severity> = args
+            .severities
+            .iter()
+            .map(|text| {
+                Severity::parse(text).ok_or_else(|| {
+                    Failure::usage(format!("severity is critical, high, medium or low, not `{text}`"))
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        let fits = |id: &&str| rules.is_empty() || rules.iter().any(|r| r == id);
+        let of = corpus.rules().filter(|r| r.severity().is_some_and(|s| wanted.contains(&s)));
+        rules = of.map(|r| r.id.as_str()).filter(fits).map(str::to_owned).collect();
+        if rules.is_empty() {
+            return Err(Failure::usage("no rule has that severity"));
+        }
+    }
+    Ok(Selection { framework: args.framework.clone().unwrap_or_else(|| "*".into()), rules })
+}
+
+fn capabilities(pairs: &[String]) -> Result<BTreeMap<String, bool>, Failure> {
+    let read = |pair: &String| {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| Failure::usage(format!("a capability is written NAME=BOOL, not `{pair}`")))?;
+        if !capability_names().any(|known| known == name) {
+            return Err(Failure::usage(format!("unknown capability `{name}`")));
+        }
+        match value.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "y" | "on" | "1" => Ok((name.to_owned(), true)),
+            "false" | "no" | "n" | "off" | "0" => Ok((name.to_owned(), false)),
+            other => Err(Failure::usage(format!("`{other}` is neither true nor false"))),
+        }
+    };
+    pairs.iter().map(read).collect()
+}
+
+fn secrets(args: &CheckArgs) -> Result<Secret, Failure> {
+    if args.key.is_none() && args.password_file.is_none() {
+        return Err(Failure::usage("give a private key with -i, or a password with --password-file"));
+    }
+    let mut it = Secret::default();
+    it.private_key = args.key.as_deref().map(read_key).transpose()?;
+    it.passphrase = secret(args.passphrase_file.as_deref(), "passphrase")?;
+    it.password = secret(args.password_file.as_deref(), "login password")?;
+    it.sudo_password = secret(args.sudo_password_file.as_deref(), "sudo password")?;
+    Ok(it)
+}
+
+/// The policy, and the file to remember a first contact in.
+fn host_keys(args: &CheckArgs, target: &Target) -> Result<(HostKeyPolicy, Option<PathBuf>), Failure> {
+    let path = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
+    let text = match path.as_ref().map(std::fs::read_to_string) {
+        Some(Ok(text)) => text,
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::usage(format!("cannot read your known_hosts file: {error}")));
+        }
+        _ => String::new(),
+    };
+    let hosts = KnownHosts::parse(&text);
+    let lookup = hosts.lookup(&target.address, target.port);
+    let (trust, remember) = match args.host_key.as_str() {
+        "tofu" => (Trust::Mode(HostKeyMode::Tofu), path),
+        "require-known" => (Trust::Mode(HostKeyMode::RequireKnown), None),
+        pin if pin.starts_with("SHA256:") => (Trust::Pinned(pin.to_owned()), None),
+        other => {
+            let text = format!("--host-key is tofu, require-known or SHA256:..., not `{other}`");
+            return Err(Failure::usage(text));
+        }
+    };
+    Ok((HostKeyPolicy { trust, known: lookup.known, revoked: lookup.revoked }, remember))
+}
+
+/// Appends a key seen on first contact to the user's known_hosts.
+fn remember(path: &PathBuf, target: &Target, key: &KnownKey) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Some(dir) = path.parent() {
+        crate::keydir::make_private_dir(dir)?;
+    }
+    let mut file = std::fs::File::options().append(true).create(true).mode(0o600).open(path)?;
+    file.lock()?;
+    writeln!(file, "{}", render(&target.address, target.port, key).trim_end())?;
+    eprintln!("openwatch: {} is now held to the key it showed ({})", target.address, path.display());
+    Ok(())
+}
+
+fn progress(json: bool) -> ProgressBar {
+    if json || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} checks, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(
+    args: &CheckArgs,
+    target: &Target,
+    measured: &Measurement,
+    started_at: Timestamp,
+    took: Duration,
+) -> Result<u8, Failure> {
+    let counts = Counts::of(measured.outcomes.iter().map(|o| &o.status));
+    if args.json {
+        let timing: BTreeMap<&str, u64> =
+            measured.timings.iter().map(|t| (t.rule.as_str(), t.duration_ms)).collect();
+        let outcome = |o: &Outcome| {
+            json!({
+                "rule": o.rule, "status": o.status, "severity": o.severity, "detail": o.detail,
+                "skip_reason": o.skip_reason, "framework_refs": o.framework_refs, "evidence": o.evidence,
+                "duration_ms": timing.get(o.rule.as_str()).copied().unwrap_or(0),
+            })
+        };
+        table::json(&json!({
+            "host": target.address,
+            "platform": measured.platform,
+            "capabilities": measured.capabilities,
+            "started_at": started_at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default(),
+            "duration_ms": took.as_millis() as u64,
+            "counts": counts,
+            "executions": measured.executions,
+            "fallback": measured.fallback,
+            "outcomes": measured.outcomes.iter().map(outcome).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let mut rows = table::new(&["rule", "status", "severity", "what was found"]);
+        let mut outcomes: Vec<_> = measured.outcomes.iter().filter(|o| o.status != Status::Skipped).collect();
+        outcomes.sort_by_key(|o| (order(o.status), std::cmp::Reverse(o.severity), o.rule.clone()));
+        for o in outcomes {
+            let detail: String = o.detail.chars().take(100).collect();
+            rows.add_row([
+                o.rule.clone(),
+                o.status.as_str().into(),
+                o.severity.map_or("-", |s| s.as_str()).into(),
+                detail,
+            ]);
+        }
+        table::print(&rows, "no rule applies to this host");
+        if let Some(why) = &measured.fallback {
+            table::line(&format!("slower than usual: {why}"));
+        }
+        table::line(&format!(
+            "{}: score {}, {} pass, {} fail, {} skipped, {} error, {} executions, {:.2} s",
+            if measured.platform.name.is_empty() { "unknown system" } else { &measured.platform.name },
+            table::score(Score::of(counts).percent()),
+            counts.pass,
+            counts.fail,
+            counts.skipped,
+            counts.error,
+            measured.executions,
+            took.as_secs_f64()
+        ));
+        let mut slow: Vec<_> = measured.timings.iter().map(|t| (t.duration_ms, t.rule.as_str())).collect();
+        slow.sort_unstable_by(|a, b| b.cmp(a));
+        let slow: Vec<_> = slow.iter().take(5).map(|(ms, rule)| format!("{rule} {ms} ms")).collect();
+        table::line(&format!("slowest: {}", slow.join(", ")));
+    }
+    Ok(match counts {
+        Counts { error, .. } if error > 0 => 2,
+        Counts { fail, .. } if fail > 0 => 1,
+        _ => 0,
+    })
+}
+
+/// Errors first, then failures.
+fn order(status: Status) -> u8 {
+    match status {
+        Status::Error => 0,
+        Status::Fail => 1,
+        Status::Pass => 2,
+        Status::Skipped => 3,
+    }
+}

@@ -1,0 +1,78 @@
+//! `keys init` and `keys issue`.
+
+use openwatch_model::audit::{Actor, ApiKeyCreated};
+use openwatch_store::Role;
+use openwatch_store::audit::{self, Context};
+use openwatch_store::token::{self, NewToken};
+use openwatch_trust::token::ApiToken;
+
+use crate::cli::{IssueArgs, IssueFor, KeysCommand};
+use crate::client::table;
+use crate::config::{Flags, load};
+use crate::exit::Failure;
+use crate::keydir::KeyDir;
+use crate::run::connect;
+
+/// Runs a `keys` command.
+///
+/// # Errors
+/// Exit 64 for files that are in the way or missing.
+pub async fn run(command: KeysCommand) -> Result<(), Failure> {
+    match command {
+        KeysCommand::Init { dir } => {
+            KeyDir::init(&dir)?;
+            table::line(&format!("keys made in {}", dir.display()));
+            table::line(
+                "keep a copy of `dek` where only you can read it: without it stored credentials are lost",
+            );
+            Ok(())
+        }
+        KeysCommand::Issue(args) if args.what == IssueFor::Token => issue_token(args).await,
+        KeysCommand::Issue(args) => {
+            KeyDir::new(&args.dir).issue(args.what, &args.out)?;
+            table::line(&format!("keys written to {}", args.out.display()));
+            Ok(())
+        }
+    }
+}
+
+async fn issue_token(args: IssueArgs) -> Result<(), Failure> {
+    let settings = load(Flags::of_database(args.database))?;
+    let store = connect::store(&settings, Role::Api, 1).await?;
+    mint(&store, &args.name, &args.out).await?;
+    table::line(&format!("token `{}` written to {}", args.name, args.out.display()));
+    Ok(())
+}
+
+/// Makes an administrator's token: its hash goes to the database, itself to a new file of mode 0600.
+///
+/// # Errors
+/// When the name is taken or the file is there already.
+pub async fn mint(store: &openwatch_store::Store, name: &str, file: &std::path::Path) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let secret = ApiToken::generate();
+    let mut tx = store.begin().await.map_err(connect::store_failure)?;
+    let actor = Actor::Operator;
+    let token = NewToken {
+        name: name.to_owned(),
+        hash: secret.hash(),
+        prefix: secret.expose().chars().take(12).collect(),
+        role: "admin".to_owned(),
+        expires_at: None,
+    };
+    token::insert(&mut tx, &token, actor.label())
+        .await
+        .map_err(|e| Failure::usage(format!("cannot make token `{name}`: {e}")))?;
+    let event = ApiKeyCreated { name: name.to_owned(), role: "admin".to_owned() };
+    audit::record(&mut tx, &actor, &event, &Context::default()).await.map_err(connect::store_failure)?;
+    let mut out = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(|e| Failure::usage(format!("cannot write the token to {}: {e}", file.display())))?;
+    writeln!(out, "{}", secret.expose())?;
+    out.sync_all()?;
+    tx.commit().await.map_err(connect::store_failure)
+}

@@ -1,0 +1,239 @@
+//! An event becomes an alert: opened, counted up, or the end of its opposites, with its deliveries, in one `tx`.
+
+use std::collections::BTreeMap;
+
+use openwatch_bus::message::event::{AlertOpened, AlertResolved, AlertUpdated, Body, Event};
+use openwatch_bus::{Message, Next};
+use openwatch_model::alert::{
+    AlertSeverity, AlertState, AlertType, NewAlert, connectivity_to_alert, drift_to_alert,
+};
+use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
+use openwatch_model::schedule::BACKOFF_AFTER;
+use openwatch_model::{AlertId, HostId};
+use openwatch_store::alert::{self, AutoResolved, Opened};
+use openwatch_store::{Store, StoreError, Tx, alert_life, channel, delivery, host, inbox};
+use serde_json::json;
+
+use super::STAGE;
+use crate::StageError;
+use crate::error::{AWAY, next};
+use crate::out::Out;
+use crate::policy::PolicyWatch;
+
+pub(super) async fn handle(store: &Store, policy: &PolicyWatch, message: &Message) -> Next {
+    let event = match Event::decode(&message.headers, &message.payload) {
+        Ok(event) => event,
+        Err(error) => return Next::Reject { reason: error.to_string() },
+    };
+    match route(store, policy, &event, message).await {
+        Ok(()) => Next::Done,
+        Err(StageError::Store(error)) => next(error),
+        Err(error) => {
+            tracing::warn!(%error, "an alert waits");
+            Next::Retry { after: AWAY }
+        }
+    }
+}
+
+/// What an event means to people; nothing when it pages nobody.
+fn to_alert(event: &Event) -> Option<NewAlert> {
+    let at = event.at;
+    let new = |kind, severity, title: String, body: String| NewAlert {
+        kind,
+        severity,
+        host: event.host,
+        title,
+        body,
+        occurred_at: at,
+    };
+    match &event.body {
+        Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, at),
+        Body::HostConnectivity(it) => connectivity_to_alert(it.host_id, it.prior, it.status, at),
+        Body::ScanFailed(it) if it.consecutive_failures == BACKOFF_AFTER && it.reason.class().backoff => {
+            Some(new(
+                AlertType::ScanFailing,
+                AlertSeverity::Medium,
+                format!("{} scans in a row failed", it.consecutive_failures),
+                format!("last reason: {}", it.reason.as_str()),
+            ))
+        }
+        Body::HostKeyChanged(_) => Some(new(
+            AlertType::HostKeyChanged,
+            AlertSeverity::Critical,
+            "host shows another key than the one on record".to_owned(),
+            "if the change was meant, put the new key on record with `openwatch host accept-key`".to_owned(),
+        )),
+        Body::JobRejected(it) => Some(new(
+            AlertType::JobTampered,
+            AlertSeverity::Critical,
+            format!("a scan job was refused: {}", it.failure.as_str()),
+            format!("message {} of the job stream, refused by {}", it.stream_sequence, it.worker),
+        )),
+        Body::PolicyRejected(it) => Some(new(
+            AlertType::PolicyRejected,
+            AlertSeverity::High,
+            format!("a policy was refused: {}", it.reason),
+            it.attempted_version.as_ref().map(|v| format!("version {v}")).unwrap_or_default(),
+        )),
+        _ => None,
+    }
+}
+
+async fn route(
+    store: &Store,
+    policy: &PolicyWatch,
+    event: &Event,
+    message: &Message,
+) -> Result<(), StageError> {
+    let Some(new) = to_alert(event) else { return Ok(()) };
+    let ttl = policy.in_force().await?.dedup_ttl;
+    let mut tx = store.begin().await?;
+    if !inbox::first_time(&mut tx, STAGE, &event.id.to_string()).await? {
+        return Ok(());
+    }
+    let mut out = Out::new(STAGE, event.id.to_string()).traced(message.trace);
+    // An event older than what was seen of its family neither opens nor resolves anything.
+    if alert::advance_cursor(&mut tx, new.host, new.kind.family(), new.occurred_at).await? {
+        let resolved = alert::resolve_open(&mut tx, new.host, new.kind.resolves(), new.occurred_at).await?;
+        for it in &resolved {
+            tell_resolved(&mut tx, &mut out, &new, it).await?;
+        }
+        let tags = tags(&mut tx, &new, event).await?;
+        let opened = alert::open(&mut tx, &new, &tags, ttl).await?;
+        tell_opened(&mut tx, &mut out, &new, &tags, opened).await?;
+    }
+    Ok(out.commit(tx).await?)
+}
+
+async fn tags(
+    tx: &mut Tx<'_>,
+    new: &NewAlert,
+    event: &Event,
+) -> Result<BTreeMap<String, String>, StoreError> {
+    let mut tags = BTreeMap::from([
+        ("severity".to_owned(), new.severity.as_str().to_owned()),
+        ("alert_type".to_owned(), new.kind.as_str().to_owned()),
+    ]);
+    if let Some(id) = new.host {
+        tags.insert("host_id".to_owned(), id.to_string());
+        if let Some(name) = host::name(tx, id).await? {
+            tags.insert("host".to_owned(), name);
+        }
+    }
+    if let Body::DriftDetected(it) = &event.body {
+        tags.insert("scan_id".to_owned(), it.scan_id.to_string());
+        tags.extend(it.score_delta.map(|delta| ("score_delta".to_owned(), format!("{delta:.2}"))));
+    }
+    Ok(tags)
+}
+
+async fn tell_opened(
+    tx: &mut Tx<'_>,
+    out: &mut Out,
+    new: &NewAlert,
+    tags: &BTreeMap<String, String>,
+    opened: Opened,
+) -> Result<(), StoreError> {
+    match opened {
+        Opened::New { id, transition } => {
+            metrics::counter!("openwatch_alerts_opened_total", "type" => new.kind.as_str()).increment(1);
+            out.audit(
+                tx,
+                &AlertCreated {
+                    alert_id: id,
+                    alert_type: new.kind.as_str(),
+                    alert_severity: new.severity.as_str(),
+                    host_id: new.host,
+                },
+            )
+            .await?;
+            let state = AlertState::Active;
+            let event = AlertOpened {
+                alert_id: id,
+                kind: new.kind,
+                severity: new.severity,
+                host_id: new.host,
+                state,
+            };
+            out.event(tx, new.host, event);
+            enqueue(tx, new, tags, id, transition, "opened").await
+        }
+        Opened::Repeated { id, transition, occurrences, notify } => {
+            let state = alert_life::get(tx, id).await?.map_or(AlertState::Active, |alert| alert.state);
+            metrics::counter!("openwatch_alerts_repeated_total", "type" => new.kind.as_str()).increment(1);
+            let event = AlertUpdated {
+                alert_id: id,
+                kind: new.kind,
+                severity: new.severity,
+                host_id: new.host,
+                state,
+                prior_state: state,
+                occurrences,
+            };
+            out.event(tx, new.host, event);
+            if notify {
+                return enqueue(tx, new, tags, id, transition, "repeated").await;
+            }
+            Ok(())
+        }
+    }
+}
+
+async fn tell_resolved(
+    tx: &mut Tx<'_>,
+    out: &mut Out,
+    by: &NewAlert,
+    it: &AutoResolved,
+) -> Result<(), StoreError> {
+    let Some(alert) = alert_life::get(tx, it.id).await? else { return Ok(()) };
+    let severity = alert.severity;
+    out.audit(
+        tx,
+        &AlertResolvedAudit {
+            alert_id: it.id,
+            prior_state: it.prior.as_str(),
+            new_state: AlertState::Resolved.as_str(),
+            reason: Some("auto".to_owned()),
+        },
+    )
+    .await?;
+    let event = AlertResolved {
+        alert_id: it.id,
+        kind: it.kind,
+        severity,
+        host_id: by.host,
+        state: AlertState::Resolved,
+        prior_state: it.prior,
+        automatic: true,
+    };
+    out.event(tx, by.host, event);
+    let resolved = NewAlert { kind: it.kind, severity, title: alert.title, body: alert.body, ..by.clone() };
+    enqueue(tx, &resolved, &alert.tags, it.id, it.transition, "resolved").await
+}
+
+/// One delivery row for each channel that wants it. Receivers learn ids and words, never addresses or evidence.
+async fn enqueue(
+    tx: &mut Tx<'_>,
+    new: &NewAlert,
+    tags: &BTreeMap<String, String>,
+    id: AlertId,
+    transition: i32,
+    what: &str,
+) -> Result<(), StoreError> {
+    let channels = channel::matching(tx, new.severity, tags).await?;
+    let host_id: Option<HostId> = new.host;
+    let payload = json!({
+        "event": format!("alert.{what}"),
+        "alert_id": id,
+        "transition": transition,
+        "type": new.kind.as_str(),
+        "severity": new.severity.as_str(),
+        "host_id": host_id,
+        "host": tags.get("host"),
+        "title": new.title,
+        "body": new.body,
+        "tags": tags,
+        "occurred_at": new.occurred_at.format(&time::format_description::well_known::Rfc3339).ok(),
+    });
+    delivery::enqueue(tx, id, transition, &channels, &payload).await.map(drop)
+}

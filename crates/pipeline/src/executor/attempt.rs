@@ -1,0 +1,230 @@
+//! One attempt at one scan, from the dial to the result.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use openwatch_bus::message::result::Started;
+use openwatch_bus::message::vault::{Reply, Request};
+use openwatch_bus::message::{KEY_ID, MAC};
+use openwatch_bus::subject::VAULT_RELEASE;
+use openwatch_bus::{BusError, Message, Next};
+use openwatch_model::Timestamp;
+use openwatch_model::credential::Secret;
+use openwatch_model::host::KnownKey;
+use openwatch_model::scan::{Failure, FailureReason, Job, Measurement, ScanResult, Verdict};
+use openwatch_remote::{Connection, HostKeyPolicy, Limits, RemoteError, Target, connect};
+use openwatch_rules::ENGINE_VERSION;
+use openwatch_trust::seal::EphemeralKey;
+use openwatch_trust::{ResultKey, Tag};
+use tokio_util::sync::CancellationToken;
+
+use super::{Worker, send};
+use crate::corpus::CorpusError;
+use crate::measure::{MeasureOptions, failure, measure};
+use crate::release::unframe;
+
+/// Longest wait for the vault.
+const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a job waits when the vault or the corpus is away.
+const AWAY: Duration = Duration::from_secs(5);
+/// Deliveries after which a host that cannot be reached is reported instead of tried again.
+const TRIES: u64 = 3;
+
+/// How an attempt leaves the normal path.
+enum Stop {
+    /// The world is not ready: the same job again, later.
+    Later(Duration),
+    /// It ended without outcomes.
+    Failed(Failure),
+    /// The scan has ended or moved on meanwhile: nothing to report.
+    Stale(String),
+}
+
+/// What an attempt leaves behind, whatever came of it.
+#[derive(Default)]
+struct Trace {
+    learned_key: Option<KnownKey>,
+    result_key: Option<ResultKey>,
+}
+
+pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag) -> Next {
+    let begun = Instant::now();
+    let started_at = Timestamp::now_utc();
+    let mut trace = Trace::default();
+    let verdict = match perform(worker, message, job, tag, begun, &mut trace).await {
+        Ok(measurement) => Verdict::Completed(measurement),
+        Err(Stop::Later(after)) => return Next::Retry { after },
+        Err(Stop::Stale(code)) => {
+            tracing::info!(scan.id = %job.scan, attempt = job.attempt, code, "a stale job was let go");
+            metrics::counter!("openwatch_jobs_stale_total").increment(1);
+            return Next::Done;
+        }
+        Err(Stop::Failed(failure)) => {
+            // Only before login: after it, repeating could lock an account or hide what happened.
+            let again = failure.reason.class().redeliver && message.deliveries < TRIES;
+            if again {
+                tracing::warn!(scan.id = %job.scan, reason = failure.reason.as_str(), detail = failure.detail, "trying again");
+                return Next::Retry { after: Duration::from_secs(2u64.pow(message.deliveries as u32)) };
+            }
+            Verdict::Failed(failure)
+        }
+    };
+    let result = ScanResult {
+        scan: job.scan,
+        attempt: job.attempt,
+        host: job.host,
+        host_number: job.host_number,
+        worker: worker.name.clone(),
+        started_at,
+        finished_at: Timestamp::now_utc(),
+        engine: ENGINE_VERSION.to_owned(),
+        corpus: job.corpus.clone(),
+        learned_key: trace.learned_key,
+        verdict,
+    };
+    let outcome = if matches!(result.verdict, Verdict::Completed(_)) { "completed" } else { "failed" };
+    metrics::counter!("openwatch_scans_measured_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("openwatch_scan_seconds").record(begun.elapsed().as_secs_f64());
+    tracing::info!(scan.id = %job.scan, host.id = %job.host, outcome, duration_ms = begun.elapsed().as_millis() as u64, "attempt over");
+    match send::last(worker, message, &result, trace.result_key.as_ref()).await {
+        Ok(()) => Next::Done,
+        Err(error) => {
+            tracing::error!(%error, scan.id = %job.scan, "the result could not be handed over; the scan is done again");
+            Next::Retry { after: AWAY }
+        }
+    }
+}
+
+async fn perform(
+    worker: &Worker,
+    message: &Message,
+    job: &Job,
+    tag: Tag,
+    begun: Instant,
+    trace: &mut Trace,
+) -> Result<Measurement, Stop> {
+    let corpus = match worker.corpora.get(&job.corpus, &job.variables).await {
+        Ok(corpus) => corpus,
+        Err(CorpusError::Bus(error)) if error.is_outage() => return Err(Stop::Later(AWAY)),
+        Err(error) => return Err(fail(FailureReason::CorpusUnavailable, error.to_string())),
+    };
+    let connection = dial(job).await?;
+    trace.learned_key = connection.is_first_contact().then(|| connection.host_key().clone());
+    let (secret, result_key) = ask_vault(worker, job, tag).await?;
+    trace.result_key = Some(result_key);
+    let started = Started {
+        scan: job.scan,
+        attempt: job.attempt,
+        host: job.host,
+        worker: worker.name.clone(),
+        at: Timestamp::now_utc(),
+    };
+    if let Err(error) = send::started(worker, message, &started).await {
+        tracing::warn!(%error, "a scan cannot begin while the bus is away");
+        return Err(Stop::Later(AWAY));
+    }
+    // From here on nothing is redelivered: the account has been used.
+    let mut session = connection.login(&secret).await.map_err(|error| ended(&error))?;
+    let options = MeasureOptions {
+        lanes: worker.lanes,
+        sudo: job.sudo,
+        deadline: begun + job.timeout,
+        selection: job.selection.clone(),
+        capabilities: BTreeMap::new(),
+    };
+    let measured = tokio::time::timeout(
+        job.timeout.saturating_sub(begun.elapsed()),
+        measure(&mut session, &corpus, &secret, &options, &|_, _| ()),
+    )
+    .await;
+    session.close().await;
+    match measured {
+        Ok(measured) => measured.map_err(|failure| Stop::Failed(after_login(failure))),
+        Err(_) => {
+            Err(fail(FailureReason::Timeout, format!("not finished within {} s", job.timeout.as_secs())))
+        }
+    }
+}
+
+async fn dial(job: &Job) -> Result<Connection, Stop> {
+    let target = Target { address: job.address.clone(), port: job.port, user: job.user.clone() };
+    let policy = HostKeyPolicy::new(job.host_key_mode, job.known_keys.clone());
+    // A stop drains: what is in hand is finished within the loop's grace, so a token that nobody cancels.
+    connect(&target, &policy, &Limits::default(), &CancellationToken::new())
+        .await
+        .map_err(|error| Stop::Failed(failure(&error)))
+}
+
+async fn ask_vault(worker: &Worker, job: &Job, tag: Tag) -> Result<(Secret, ResultKey), Stop> {
+    let key = EphemeralKey::generate();
+    let request = Request {
+        scan: job.scan,
+        attempt: job.attempt,
+        tag: tag.to_string(),
+        public_key: key.public().to_vec(),
+        worker: worker.name.clone(),
+    }
+    .encode();
+    let signed = worker.keys.sign_request(&request);
+    let headers = [(KEY_ID.to_owned(), signed.kid.to_string()), (MAC.to_owned(), signed.tag.to_string())];
+    let answer = match worker.bus.request(VAULT_RELEASE, &headers, request.clone(), VAULT_TIMEOUT).await {
+        Ok(answer) => answer,
+        // A vault that is away is no failure of the host.
+        Err(BusError::Denied { user, subject }) => {
+            return Err(fail(FailureReason::KensaError, format!("{user} may not ask {subject}")));
+        }
+        Err(error) => {
+            tracing::warn!(%error, scan.id = %job.scan, "the vault does not answer; the job waits");
+            return Err(Stop::Later(AWAY));
+        }
+    };
+    let reply = unframe(&answer)
+        .filter(|(signed, reply)| worker.keys.verify_answer(&request, reply, signed).is_ok())
+        .and_then(|(_, reply)| Reply::decode(reply).ok());
+    match reply {
+        Some(Reply::Sealed { sealed }) => key.open_release(&sealed, job.scan, job.attempt).map_err(|error| {
+            fail(
+                FailureReason::CredentialDecryptionFailed,
+                format!("the released secret cannot be opened: {error}"),
+            )
+        }),
+        Some(Reply::Refused { code }) => Err(refused(&code)),
+        None => {
+            tracing::error!(scan.id = %job.scan, "an answer in the vault's place is not the vault's; the job waits");
+            Err(Stop::Later(AWAY))
+        }
+    }
+}
+
+fn refused(code: &str) -> Stop {
+    match code {
+        "no_credential" => fail(
+            FailureReason::NoCredential,
+            "the host has no credential and there is no default one; `openwatch credential add` stores one"
+                .into(),
+        ),
+        "credential_decryption_failed" => fail(
+            FailureReason::CredentialDecryptionFailed,
+            "the stored credential cannot be decrypted".into(),
+        ),
+        "unavailable" => Stop::Later(AWAY),
+        // Closed, promoted, rescued, removed: somebody else answers for this scan.
+        _ => Stop::Stale(code.to_owned()),
+    }
+}
+
+fn fail(reason: FailureReason, detail: String) -> Stop {
+    Stop::Failed(Failure { reason, detail, rule: None })
+}
+
+fn ended(error: &RemoteError) -> Stop {
+    Stop::Failed(after_login(failure(error)))
+}
+
+/// A failure after the account was used. Reasons that would be redelivered become the loss of the connection.
+fn after_login(mut failure: Failure) -> Failure {
+    if failure.reason.class().redeliver {
+        failure.reason = FailureReason::TransportLost;
+    }
+    failure
+}

@@ -1,0 +1,139 @@
+//! What one unit of work sends on: events and audit rows that commit with its changes.
+
+use std::collections::BTreeMap;
+
+use openwatch_bus::Outgoing;
+use openwatch_bus::message::audit::{CHUNK, Records};
+use openwatch_bus::message::event::{Body, Event};
+use openwatch_bus::trace::Traceparent;
+use openwatch_model::HostId;
+use openwatch_model::audit::{Actor, Audit};
+use openwatch_store::audit::{AuditRow, Context};
+use openwatch_store::outbox::{self, OutboxMessage};
+use openwatch_store::{StoreError, Tx, audit};
+use uuid::Uuid;
+
+/// Collects what a `tx` sends on; [`Out::commit`] writes it to the outbox and commits.
+pub(crate) struct Out {
+    sender: &'static str,
+    actor: Actor,
+    context: Context,
+    trace: Option<Traceparent>,
+    messages: Vec<Outgoing>,
+    audit: BTreeMap<String, Vec<AuditRow>>,
+}
+
+impl Out {
+    /// For a stage, about a cause (a scan or message id).
+    pub(crate) fn new(sender: &'static str, cause: impl Into<String>) -> Self {
+        let context = Context { cause: Some(cause.into()), ..Context::default() };
+        Self {
+            sender,
+            actor: Actor::Stage(sender),
+            context,
+            trace: None,
+            messages: Vec::new(),
+            audit: BTreeMap::new(),
+        }
+    }
+
+    /// Says who really acted, when it was not the stage.
+    pub(crate) fn by(mut self, actor: Actor) -> Self {
+        self.actor = actor;
+        self
+    }
+
+    /// Continues a trace.
+    pub(crate) fn traced(mut self, trace: Traceparent) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// Under this policy.
+    pub(crate) fn under(mut self, policy_version: &str) -> Self {
+        self.context.policy_version = Some(policy_version.to_owned());
+        self
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&mut self, message: Outgoing) {
+        self.messages.push(message);
+    }
+
+    /// Sends an event, dated as the `tx`. Returns its id.
+    pub(crate) fn event(&mut self, tx: &Tx<'_>, host: Option<HostId>, body: impl Into<Body>) -> Uuid {
+        let id = tx.new_id();
+        let event = Event { id, host, at: tx.now(), cause: self.context.cause.clone(), body: body.into() };
+        self.messages.push(event.encode(self.trace.map(Traceparent::child)));
+        id
+    }
+
+    /// Writes an audit row and sends it to the audit stream.
+    pub(crate) async fn audit<A: Audit>(&mut self, tx: &mut Tx<'_>, event: &A) -> Result<(), StoreError> {
+        self.audit_many(tx, std::slice::from_ref(event)).await
+    }
+
+    /// Writes many audit rows of one code.
+    pub(crate) async fn audit_many<A: Audit>(
+        &mut self,
+        tx: &mut Tx<'_>,
+        events: &[A],
+    ) -> Result<(), StoreError> {
+        if !events.is_empty() {
+            let rows = audit::record_many(tx, &self.actor, events, &self.context).await?;
+            self.audit.entry(A::CODE.to_owned()).or_default().extend(rows);
+        }
+        Ok(())
+    }
+
+    /// Puts everything into the outbox.
+    pub(crate) async fn flush(mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        for (code, rows) in &self.audit {
+            for chunk in rows.chunks(CHUNK) {
+                self.messages.push(records(tx, code, chunk).encode(self.trace.map(Traceparent::child)));
+            }
+        }
+        let messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
+        outbox::put(tx, self.sender, &messages).await
+    }
+
+    /// [`Out::flush`], then commits.
+    pub(crate) async fn commit(self, mut tx: Tx<'_>) -> Result<(), StoreError> {
+        self.flush(&mut tx).await?;
+        tx.commit().await
+    }
+}
+
+/// Rows of one code share severity, actor and cause: they come from one `tx` of one stage.
+fn records(tx: &Tx<'_>, code: &str, rows: &[AuditRow]) -> Records {
+    let first = rows.first();
+    let of = |pick: fn(&AuditRow) -> String| first.map(pick).unwrap_or_default();
+    Records {
+        id: tx.new_id(),
+        code: code.to_owned(),
+        severity: of(|row| row.severity.clone()),
+        at: tx.now(),
+        cause: first.and_then(|row| row.cause.clone()),
+        actor_type: of(|row| row.actor_type.clone()),
+        actor: of(|row| row.actor.clone()),
+        details: rows.iter().map(|row| row.detail.clone()).collect(),
+    }
+}
+
+pub(crate) fn outbox_message(message: Outgoing) -> OutboxMessage {
+    OutboxMessage {
+        message_id: message.message_id,
+        subject: message.subject,
+        headers: message.headers.into_iter().collect(),
+        payload: message.payload.into(),
+    }
+}
+
+pub(crate) fn outgoing(message: OutboxMessage) -> Outgoing {
+    Outgoing {
+        message_id: message.message_id,
+        subject: message.subject,
+        headers: message.headers.into_iter().collect(),
+        payload: message.payload.into(),
+    }
+}

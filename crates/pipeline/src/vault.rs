@@ -1,0 +1,275 @@
+//! Holds the credentials: takes new ones in, and gives a secret to the current attempt of an open scan, sealed to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openwatch_bus::consume::Pulse;
+use openwatch_bus::message::vault::{Reply, Request};
+use openwatch_bus::message::{KEY_ID, MAC};
+use openwatch_bus::subject::{VAULT_GROUP, VAULT_RELEASE};
+use openwatch_bus::{Bus, Question, serve};
+use openwatch_model::CredentialId;
+use openwatch_model::audit::{CredentialRefused, CredentialReleased, CredentialStored};
+use openwatch_model::credential::Secret;
+use openwatch_store::credential::{self, StoredCredential, StoredSecret};
+use openwatch_store::vault::{self as attempts, Attempt};
+use openwatch_store::{Store, StoreError, Tx, listen};
+use openwatch_trust::seal::seal_release;
+use openwatch_trust::{Signed, Tag, VaultKeys};
+use tokio_util::sync::CancellationToken;
+
+use crate::StageError;
+use crate::out::Out;
+use crate::release::frame;
+
+const STAGE: &str = "vault";
+/// Questions answered side by side.
+const SLOTS: usize = 16;
+/// Credentials taken in at once.
+const BATCH: u32 = 50;
+/// How often new credentials are looked for when nobody called.
+const POLL: Duration = Duration::from_secs(5);
+
+/// What the vault may touch.
+pub struct Vault {
+    /// Database, as `vault`.
+    pub store: Store,
+    /// Bus, as `vault`.
+    pub bus: Bus,
+    /// Everything that the data-encryption key gives.
+    pub keys: VaultKeys,
+    /// Ticks with every round, for health.
+    pub pulse: Pulse,
+}
+
+/// Why a secret is not given. Stable words: the worker decides by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    BadRequest,
+    BadSignature,
+    UnknownScan,
+    ScanClosed,
+    StaleAttempt,
+    TagMismatch,
+    NoCredential,
+    DecryptionFailed,
+    Unavailable,
+}
+
+impl Refusal {
+    fn code(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad_request",
+            Self::BadSignature => "bad_signature",
+            Self::UnknownScan => "unknown_scan",
+            Self::ScanClosed => "scan_closed",
+            Self::StaleAttempt => "stale_attempt",
+            Self::TagMismatch => "tag_mismatch",
+            Self::NoCredential => "no_credential",
+            Self::DecryptionFailed => "credential_decryption_failed",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl Vault {
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// Only what waiting cannot cure.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
+        let it = Arc::new(self);
+        let answering = {
+            let it = it.clone();
+            let bus = it.bus.clone();
+            let answer = move |question: Question| {
+                let it = it.clone();
+                async move { it.answer(question).await }
+            };
+            let shutdown = shutdown.clone();
+            async move { serve(&bus, VAULT_RELEASE, VAULT_GROUP, SLOTS, answer, shutdown).await }
+        };
+        let taking_in = it.take_in_loop(&shutdown);
+        let (answered, ()) = tokio::join!(answering, taking_in);
+        Ok(answered?)
+    }
+
+    async fn answer(&self, question: Question) -> Option<Bytes> {
+        let signed = Signed::from_headers(question.header(KEY_ID), question.header(MAC));
+        let checked =
+            signed.and_then(|signed| self.keys.verify_request(&question.payload, &signed).map(|()| signed));
+        let reply = match (&checked, Request::decode(&question.payload)) {
+            (Ok(_), Ok(request)) => self.release(&request).await,
+            (Ok(_), Err(_)) => self.refuse(None, Refusal::BadRequest).await,
+            (Err(_), request) => self.refuse(request.ok().as_ref(), Refusal::BadSignature).await,
+        };
+        // Whoever cannot sign a question could not check an answer either: silence, and the audit row.
+        let signed = checked.ok()?;
+        let reply = reply.encode();
+        let answer = self.keys.sign_answer(&question.payload, &signed, &reply).ok()?;
+        Some(frame(&answer, &reply))
+    }
+
+    async fn release(&self, request: &Request) -> Reply {
+        match self.try_release(request).await {
+            Ok(Ok(sealed)) => Reply::Sealed { sealed },
+            Ok(Err(refusal)) => self.refuse(Some(request), refusal).await,
+            Err(error) => {
+                tracing::warn!(%error, scan.id = %request.scan, "a release waits for the database");
+                Reply::Refused { code: Refusal::Unavailable.code().to_owned() }
+            }
+        }
+    }
+
+    /// Judges and seals in one `tx`: nothing leaves unless its audit row is committed.
+    async fn try_release(&self, request: &Request) -> Result<Result<Vec<u8>, Refusal>, StoreError> {
+        let mut tx = self.store.begin().await?;
+        let Some(attempt) = attempts::open_attempt(&mut tx, request.scan).await? else {
+            return Ok(Err(Refusal::UnknownScan));
+        };
+        if let Err(refusal) = judge(&attempt, request) {
+            return Ok(Err(refusal));
+        }
+        let Some(stored) = attempt.credential else { return Ok(Err(Refusal::NoCredential)) };
+        let Some(secret) = self.open(&mut tx, &stored).await? else {
+            return Ok(Err(Refusal::DecryptionFailed));
+        };
+        let Ok(public) = request.public_key.as_slice().try_into() else {
+            return Ok(Err(Refusal::BadRequest));
+        };
+        let result_key = self.keys.result_key(request.scan, request.attempt);
+        let Ok(sealed) = seal_release(public, &secret, &result_key, request.scan, request.attempt) else {
+            return Ok(Err(Refusal::BadRequest));
+        };
+        attempts::granted(&mut tx, request.scan).await?;
+        let mut out = Out::new(STAGE, request.scan.to_string());
+        out.audit(
+            &mut tx,
+            &CredentialReleased {
+                credential_id: stored.id,
+                scan_id: request.scan,
+                host_id: attempt.host,
+                attempt: request.attempt,
+                worker: clip(&request.worker),
+            },
+        )
+        .await?;
+        out.commit(tx).await?;
+        metrics::counter!("openwatch_vault_releases_total", "outcome" => "released").increment(1);
+        Ok(Ok(sealed))
+    }
+
+    /// The secret of a credential, encrypting it first when it still waits sealed. Nothing when it cannot be read.
+    async fn open(&self, tx: &mut Tx<'_>, stored: &StoredCredential) -> Result<Option<Secret>, StoreError> {
+        match &stored.secret {
+            StoredSecret::Encrypted { ciphertext, .. } => {
+                Ok(self.keys.decrypt_secret(ciphertext, stored.id).ok())
+            }
+            StoredSecret::Sealed(sealed) => {
+                let Ok(secret) = self.keys.open_credential(sealed, stored.id) else { return Ok(None) };
+                self.encrypt(tx, stored.id, &secret).await?;
+                Ok(Some(secret))
+            }
+        }
+    }
+
+    async fn encrypt(&self, tx: &mut Tx<'_>, id: CredentialId, secret: &Secret) -> Result<(), StoreError> {
+        let ciphertext = self.keys.encrypt_secret(secret, id);
+        let key_id = self.keys.current().to_string();
+        if credential::store_encrypted(tx, id, &key_id, &ciphertext).await? {
+            let mut out = Out::new(STAGE, id.to_string());
+            out.audit(tx, &CredentialStored { credential_id: id, key_id }).await?;
+            out.flush(tx).await?;
+        }
+        Ok(())
+    }
+
+    async fn refuse(&self, request: Option<&Request>, refusal: Refusal) -> Reply {
+        metrics::counter!("openwatch_vault_releases_total", "outcome" => refusal.code()).increment(1);
+        let reply = Reply::Refused { code: refusal.code().to_owned() };
+        let recorded = async {
+            let mut tx = self.store.begin().await?;
+            let cause = request.map_or_else(|| "vault".to_owned(), |r| r.scan.to_string());
+            let mut out = Out::new(STAGE, cause);
+            let event = CredentialRefused {
+                scan_id: request.map(|r| r.scan),
+                reason: refusal.code().to_owned(),
+                worker: request.map(|r| clip(&r.worker)).unwrap_or_default(),
+            };
+            out.audit(&mut tx, &event).await?;
+            out.commit(tx).await
+        };
+        if let Err(error) = recorded.await {
+            tracing::error!(%error, reason = refusal.code(), "a refused release could not be audited");
+        }
+        reply
+    }
+
+    async fn take_in_loop(&self, shutdown: &CancellationToken) {
+        let mut listener = None;
+        while !shutdown.is_cancelled() {
+            self.pulse.tick();
+            match self.take_in().await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "new credentials wait for the database");
+                    listener = None;
+                }
+            }
+            if listener.is_none() {
+                listener = self.store.listen(&[listen::CREDENTIAL]).await.ok();
+            }
+            let called = async {
+                match listener.as_mut() {
+                    Some(calls) => calls.recv().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep(POLL) => {}
+                heard = called => if !heard { listener = None },
+            }
+        }
+    }
+
+    /// Encrypts credentials that wait sealed. Whether there may be more.
+    async fn take_in(&self) -> Result<bool, StoreError> {
+        let mut tx = self.store.begin().await?;
+        let pending = credential::pending(&mut tx, BATCH).await?;
+        let mut taken = 0;
+        for stored in &pending {
+            match self.open(&mut tx, stored).await? {
+                Some(_) => taken += 1,
+                None => {
+                    tracing::error!(credential = stored.name, "a new credential was not sealed to this vault")
+                }
+            }
+        }
+        tx.commit().await?;
+        Ok(taken == BATCH as usize)
+    }
+}
+
+/// Only the current attempt of an open scan, and only with the tag that its job was signed with.
+fn judge(attempt: &Attempt, request: &Request) -> Result<(), Refusal> {
+    if attempt.state.is_terminal() {
+        return Err(Refusal::ScanClosed);
+    }
+    if attempt.attempt != request.attempt {
+        return Err(Refusal::StaleAttempt);
+    }
+    let stored = attempt.tag.as_deref().and_then(|tag| <[u8; 32]>::try_from(tag).ok()).map(Tag::from_bytes);
+    let asked = request.tag.parse::<Tag>().ok();
+    match (stored, asked) {
+        (Some(stored), Some(asked)) if stored == asked => Ok(()),
+        _ => Err(Refusal::TagMismatch),
+    }
+}
+
+/// A name from outside, short enough for an audit row.
+fn clip(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(128).collect()
+}

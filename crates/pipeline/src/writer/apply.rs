@@ -1,0 +1,259 @@
+//! A final result becomes ledger, transactions and events: all of it in one `tx`, or none.
+
+use std::collections::BTreeMap;
+
+use openwatch_bus::Message;
+use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
+use openwatch_model::audit::{Actor, FindingPersisted, HostKeyAccepted, ScanCompleted};
+use openwatch_model::drift::{Summary, summarise};
+use openwatch_model::host::KnownKey;
+use openwatch_model::scan::{Failure, FailureReason, Measurement, ScanResult, Verdict};
+use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::transaction::{Change, change};
+use openwatch_store::apply::{self, Completion};
+use openwatch_store::end::{self, Ending, OpenScan, Source};
+use openwatch_store::finding::{self, Finding};
+use openwatch_store::known_key::{self, Learned};
+use openwatch_store::{StoreError, Tx};
+
+use super::{STAGE, Trouble, Writer, refuse};
+use crate::ending;
+use crate::out::Out;
+
+/// Applies a verified result. A replay is acked and counted.
+pub(super) async fn result(writer: &Writer, message: &Message, result: ScanResult) -> Result<(), Trouble> {
+    let mut tx = writer.store.begin().await?;
+    let open = match end::open(&mut tx, result.scan, Some(result.host)).await? {
+        Ending::Open(open) => *open,
+        Ending::Ended => {
+            metrics::counter!("openwatch_results_replayed_total").increment(1);
+            return Ok(());
+        }
+        Ending::OtherHost(_) | Ending::Unknown => {
+            drop(tx);
+            return refuse::conflict(writer, message, &result).await;
+        }
+    };
+    let source = Source {
+        attempt: result.attempt,
+        worker: Some(result.worker.clone()),
+        engine: Some(result.engine.clone()),
+    };
+    let out = Out::new(STAGE, result.scan.to_string())
+        .by(Actor::Worker(result.worker.clone()))
+        .under(&open.policy_version)
+        .traced(message.trace);
+    match &result.verdict {
+        Verdict::Failed(failure) => failed(tx, out, &open, &source, &result, failure).await,
+        Verdict::Completed(measured) => {
+            match completed(writer, tx, out, &open, source, &result, measured).await {
+                Err(Trouble::Store(error)) if !error.is_transient() => {
+                    let reason = error.reason();
+                    refuse::unacceptable(writer, message, &result, reason, &error.to_string(), None).await
+                }
+                other => other,
+            }
+        }
+    }
+}
+
+/// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
+async fn failed(
+    mut tx: Tx<'_>,
+    mut out: Out,
+    open: &OpenScan,
+    source: &Source,
+    result: &ScanResult,
+    failure: &Failure,
+) -> Result<(), Trouble> {
+    if result.attempt != open.attempt {
+        metrics::counter!("openwatch_results_stale_total").increment(1);
+        return Ok(());
+    }
+    ending::fail(&mut tx, &mut out, open, source, failure).await?;
+    out.commit(tx).await?;
+    Ok(())
+}
+
+async fn completed(
+    writer: &Writer,
+    mut tx: Tx<'_>,
+    mut out: Out,
+    open: &OpenScan,
+    source: Source,
+    result: &ScanResult,
+    measured: &Measurement,
+) -> Result<(), Trouble> {
+    let findings = match finding::prepare(&measured.outcomes) {
+        Ok(findings) => findings,
+        Err(unacceptable) => {
+            let reason = match unacceptable {
+                finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
+                _ => FailureReason::InvalidResult,
+            };
+            let rule = Some(unacceptable.rule().to_owned());
+            let failure = Failure { reason, detail: unacceptable.to_string(), rule };
+            refuse::audit(&mut tx, &mut out, result, unacceptable.reason(), failure.rule.clone()).await?;
+            ending::fail(&mut tx, &mut out, open, &source, &failure).await?;
+            out.commit(tx).await?;
+            return Ok(());
+        }
+    };
+    if open.is_superseded() {
+        let counts = finding::counts(&findings);
+        end::supersede(&mut tx, open, &source, counts).await?;
+        let score = Score::of(counts);
+        let summary = Summary { before: score, after: score, ..Summary::default() };
+        completed_event(&tx, &mut out, open, result, &findings, &summary, 0, true);
+        out.commit(tx).await?;
+        return Ok(());
+    }
+    let policy = writer.policy.version(&open.policy_version).await.map_err(Trouble::Stage)?;
+    if let Some(key) = &result.learned_key {
+        learn(&mut tx, &mut out, open, key).await?;
+    }
+    let score = Score::of(finding::counts(&findings));
+    let critical = finding::critical_failing(&findings) > 0;
+    let state = policy.bands.classify(score, critical, open.host_state);
+    let (changes, summary) = write(&mut tx, open, source, &findings, result, measured, state).await?;
+    announce(&mut tx, &mut out, open, result, &findings, &changes, &summary).await?;
+    out.commit(tx).await?;
+    metrics::counter!("openwatch_results_applied_total").increment(1);
+    metrics::counter!("openwatch_transactions_total").increment(changes.len() as u64);
+    Ok(())
+}
+
+/// Writes what differs, and returns the transactions and the scan's summary.
+async fn write(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+    source: Source,
+    findings: &[Finding],
+    result: &ScanResult,
+    measured: &Measurement,
+    state: ComplianceState,
+) -> Result<(Vec<Change>, Summary), StoreError> {
+    // Variables act through the outcomes and their evidence, which are in the digest.
+    let digest = finding::digest(findings, &result.corpus, &open.selection, &result.engine, &BTreeMap::new());
+    let same = open.selection.is_full() && open.full_digest.as_deref() == Some(&digest[..]);
+    let score = Score::of(finding::counts(findings));
+    let low_confidence = measured.low_confidence();
+    let done = |summary| Completion {
+        source: source.clone(),
+        findings,
+        digest,
+        summary,
+        state,
+        platform: &measured.platform,
+        capabilities: &measured.capabilities,
+        timings: &measured.timings,
+    };
+    if same {
+        let summary = summarise(score, &[], 0, low_confidence);
+        apply::unchanged(tx, open, &done(&summary)).await?;
+        return Ok((Vec::new(), summary));
+    }
+    let comparison = apply::compare(tx, open, findings).await?;
+    let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
+    let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
+    let removed = comparison.dropped.len() as u32;
+    let summary = summarise(score, &changes, removed, low_confidence);
+    apply::write(tx, open, &done(&summary), &comparison, &changes).await?;
+    Ok((changes, summary))
+}
+
+async fn announce(
+    tx: &mut Tx<'_>,
+    out: &mut Out,
+    open: &OpenScan,
+    result: &ScanResult,
+    findings: &[Finding],
+    changes: &[Change],
+    summary: &Summary,
+) -> Result<(), StoreError> {
+    let counts = finding::counts(findings);
+    out.audit(
+        tx,
+        &ScanCompleted {
+            host_id: open.host,
+            scan_id: open.scan,
+            framework_id: open.selection.framework.clone(),
+            policy_version: open.policy_version.clone(),
+            passed: counts.pass,
+            failed: counts.fail,
+            skipped: counts.skipped,
+            errored: counts.error,
+            compliance_score: Score::of(counts).percent(),
+        },
+    )
+    .await?;
+    let persisted: Vec<_> = changes
+        .iter()
+        .map(|change| FindingPersisted {
+            host_id: open.host,
+            rule_id: change.rule.clone(),
+            scan_id: open.scan,
+            change_kind: change.kind,
+            status: change.status,
+            prior_status: change.prior_status.map_or("none", |s| s.as_str()),
+        })
+        .collect();
+    out.audit_many(tx, &persisted).await?;
+    for chunk in FindingChanged::chunks(open.scan, open.host, changes) {
+        out.event(tx, Some(open.host), chunk);
+    }
+    completed_event(tx, out, open, result, findings, summary, changes.len() as u32, false);
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "one flat event; a struct would only repeat its fields")]
+fn completed_event(
+    tx: &Tx<'_>,
+    out: &mut Out,
+    open: &OpenScan,
+    result: &ScanResult,
+    findings: &[Finding],
+    summary: &Summary,
+    changes: u32,
+    superseded: bool,
+) {
+    let counts = finding::counts(findings);
+    let event = ScanCompletedEvent {
+        scan_id: open.scan,
+        host_id: open.host,
+        attempt: result.attempt,
+        host_number: open.number,
+        trigger: open.lane,
+        framework_id: open.selection.framework.clone(),
+        full: open.selection.is_full(),
+        superseded,
+        policy_version: open.policy_version.clone(),
+        corpus: result.corpus.clone(),
+        engine: result.engine.clone(),
+        counts,
+        score: Score::of(counts).percent(),
+        critical_failing: finding::critical_failing(findings) > 0,
+        summary: summary.clone(),
+        changes,
+        finished_at: tx.now(),
+    };
+    out.event(tx, Some(open.host), event);
+}
+
+/// Puts a key seen on first contact on record. Another one may have come first: then somebody should know.
+async fn learn(tx: &mut Tx<'_>, out: &mut Out, open: &OpenScan, key: &KnownKey) -> Result<(), StoreError> {
+    let fingerprint = openwatch_remote::fingerprint(key).unwrap_or_default();
+    match known_key::learn(tx, &open.address, open.port, key, &fingerprint).await? {
+        Learned::New => {
+            let accepted = HostKeyAccepted {
+                host_id: open.host,
+                algorithm: key.algorithm.clone(),
+                fingerprint,
+                accepted_by: "first contact".to_owned(),
+            };
+            out.audit(tx, &accepted).await
+        }
+        Learned::Same => Ok(()),
+        Learned::Different => ending::key_changed(tx, out, open).await,
+    }
+}

@@ -1,0 +1,164 @@
+//! Results that are not applied: refused whole, with a reason, in the audit log and the dead-letter stream.
+
+use openwatch_bus::message::event::JobRejected;
+use openwatch_bus::message::result::Rejected;
+use openwatch_bus::{Message, Next};
+use openwatch_model::ScanId;
+use openwatch_model::audit::{Actor, JobHmacRejected, MessageDeadLettered, WriterApplyFailed};
+use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
+use openwatch_store::end::{self, Ending, OpenScan, Source};
+use openwatch_store::{StoreError, Tx, inbox};
+use openwatch_trust::Tag;
+
+use super::{STAGE, Trouble, Writer, letter};
+use crate::ending;
+use crate::error::next;
+use crate::out::Out;
+
+/// A message that cannot be believed or read at all: audit and dead letter in one `tx`.
+pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str) -> Next {
+    let filed = async {
+        let mut tx = writer.store.begin().await?;
+        let mut out = Out::new(STAGE, message.message_id().unwrap_or(&message.subject)).traced(message.trace);
+        file(&mut tx, &mut out, message, reason).await?;
+        out.commit(tx).await
+    };
+    match filed.await {
+        Ok(()) => Next::Done,
+        Err(error) => next(error),
+    }
+}
+
+async fn file(tx: &mut Tx<'_>, out: &mut Out, message: &Message, reason: &str) -> Result<(), StoreError> {
+    tracing::error!(subject = message.subject, sequence = message.sequence, reason, "result refused");
+    metrics::counter!("openwatch_dead_lettered_total", "stage" => STAGE).increment(1);
+    out.send(letter(message, reason));
+    out.audit(
+        tx,
+        &MessageDeadLettered {
+            stream: message.stream.clone(),
+            subject: message.subject.clone(),
+            stage: STAGE.to_owned(),
+            deliveries: message.deliveries,
+            reason: reason.to_owned(),
+        },
+    )
+    .await
+}
+
+/// `writer.apply.failed`, in whatever `tx` survives.
+pub(super) async fn audit(
+    tx: &mut Tx<'_>,
+    out: &mut Out,
+    result: &ScanResult,
+    reason: &str,
+    rule: Option<String>,
+) -> Result<(), StoreError> {
+    let rules = match &result.verdict {
+        Verdict::Completed(measured) => measured.outcomes.len() as u32,
+        Verdict::Failed(_) => 0,
+    };
+    out.audit(
+        tx,
+        &WriterApplyFailed {
+            scan_id: Some(result.scan),
+            host_id: Some(result.host),
+            reason: reason.to_owned(),
+            rule_count_attempted: rules,
+            offending_rule_id: rule,
+        },
+    )
+    .await
+}
+
+/// A result for a scan that is unknown or of another host.
+pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanResult) -> Result<(), Trouble> {
+    let mut tx = writer.store.begin().await?;
+    let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
+    audit(&mut tx, &mut out, result, "scan_id_conflict", None).await?;
+    file(&mut tx, &mut out, message, "its scan is unknown or belongs to another host").await?;
+    out.commit(tx).await?;
+    Ok(())
+}
+
+/// The database does not take it. The batch is gone; the refusal and the scan's end are a `tx` of their own.
+pub(super) async fn unacceptable(
+    writer: &Writer,
+    message: &Message,
+    result: &ScanResult,
+    reason: &str,
+    detail: &str,
+    rule: Option<String>,
+) -> Result<(), Trouble> {
+    let mut tx = writer.store.begin().await?;
+    let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
+    if let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? {
+        let failure =
+            Failure { reason: FailureReason::InvalidResult, detail: detail.to_owned(), rule: rule.clone() };
+        let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
+        audit(&mut tx, &mut out, result, reason, rule).await?;
+        ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
+        file(&mut tx, &mut out, message, detail).await?;
+    }
+    out.commit(tx).await?;
+    Ok(())
+}
+
+/// A worker would not touch a job: one audit row, one dead letter, one event. The scan fails only when the refused
+/// message really was its current attempt's.
+pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Trouble> {
+    let it = Rejected::decode(&message.payload)?;
+    let mut tx = writer.store.begin().await?;
+    let cause = format!("job {}", it.sequence);
+    if !inbox::first_time(&mut tx, STAGE, &cause).await? {
+        return Ok(());
+    }
+    let mut out = Out::new(STAGE, cause).by(Actor::Worker(it.worker.clone())).traced(message.trace);
+    let open = really_its_attempt(&mut tx, &it).await?;
+    out.audit(
+        &mut tx,
+        &JobHmacRejected {
+            job_id: open.as_ref().map(|o| o.scan),
+            host_id: open.as_ref().map(|o| o.host),
+            failure: it.failure.as_str().to_owned(),
+            subject: it.subject.clone(),
+            stream_sequence: it.sequence,
+        },
+    )
+    .await?;
+    let event = JobRejected {
+        scan_id: open.as_ref().map(|o| o.scan),
+        host_id: open.as_ref().map(|o| o.host),
+        failure: it.failure,
+        stream_sequence: it.sequence,
+        worker: it.worker.clone(),
+    };
+    out.event(&tx, open.as_ref().map(|o| o.host), event);
+    file(&mut tx, &mut out, message, &format!("job refused: {}", it.failure.as_str())).await?;
+    if let Some(open) = open {
+        let failure = Failure {
+            reason: FailureReason::HmacRejected,
+            detail: format!("its job was refused: {}", it.failure.as_str()),
+            rule: None,
+        };
+        let source = Source { attempt: open.attempt, worker: Some(it.worker.clone()), engine: None };
+        ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
+    }
+    out.commit(tx).await?;
+    Ok(())
+}
+
+/// The open scan whose current attempt carries the very tag of the refused message.
+async fn really_its_attempt(tx: &mut Tx<'_>, it: &Rejected) -> Result<Option<OpenScan>, StoreError> {
+    let claim = it.message_id.as_deref().and_then(|id| id.split_once('.'));
+    let Some((scan, attempt)) =
+        claim.and_then(|(s, a)| Some((s.parse::<ScanId>().ok()?, a.parse::<u32>().ok()?)))
+    else {
+        return Ok(None);
+    };
+    let Ending::Open(open) = end::open(tx, scan, None).await? else { return Ok(None) };
+    let stored = open.tag.as_deref().and_then(|tag| <[u8; 32]>::try_from(tag).ok()).map(Tag::from_bytes);
+    let shown = it.tag.as_deref().and_then(|tag| tag.parse::<Tag>().ok());
+    let same = matches!((stored, shown), (Some(a), Some(b)) if a == b);
+    Ok((open.attempt == attempt && same).then_some(*open))
+}

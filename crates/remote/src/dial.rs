@@ -1,0 +1,95 @@
+//! A TCP connection that does not wait: no Nagle, no delayed acknowledgements.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::error::RemoteError;
+
+/// Dials every address of the name in turn until one answers.
+pub(crate) async fn dial(address: &str, port: u16, limit: Duration) -> Result<Prompt, RemoteError> {
+    let peer = peer_name(address, port);
+    let found = tokio::time::timeout(limit, tokio::net::lookup_host((address, port))).await;
+    let addresses: Vec<_> = match found {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(source)) => return Err(RemoteError::NameUnresolved { address: address.to_owned(), source }),
+        Err(_) => return Err(unreachable(peer, format!("no answer from the resolver within {limit:?}"))),
+    };
+    let mut last = unreachable(peer.clone(), "the name has no address".into());
+    for address in addresses {
+        match tokio::time::timeout(limit, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return prepare(stream).map_err(|e| unreachable(peer, e.to_string())),
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                last = RemoteError::ConnectRefused { peer: peer.clone() };
+            }
+            Ok(Err(e)) => last = unreachable(peer.clone(), e.to_string()),
+            Err(_) => last = unreachable(peer.clone(), format!("no answer within {limit:?}")),
+        }
+    }
+    Err(last)
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn peer_name(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+fn unreachable(peer: String, detail: String) -> RemoteError {
+    RemoteError::Unreachable { peer, detail }
+}
+
+fn prepare(stream: TcpStream) -> io::Result<Prompt> {
+    stream.set_nodelay(true)?;
+    let prompt = Prompt { stream };
+    prompt.acknowledge_at_once();
+    Ok(prompt)
+}
+
+/// A stream that re-arms quick acknowledgement after every read: the kernel forgets the setting, and a delayed one costs
+/// the host up to 40 ms before it sends its next small packet.
+pub(crate) struct Prompt {
+    stream: TcpStream,
+}
+
+impl Prompt {
+    #[cfg(target_os = "linux")]
+    fn acknowledge_at_once(&self) {
+        // Only a matter of speed; a kernel that refuses is as good as one that forgets.
+        let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn acknowledge_at_once(&self) {}
+}
+
+impl AsyncRead for Prompt {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if poll.is_ready() {
+            self.acknowledge_at_once();
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Prompt {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,71 @@
+//! One execution per command, for targets where no shell reads a script from standard input.
+//!
+//! The same frames, the same parser; only the script travels as an argument. A command is never sent to the login shell
+//! as it is: a restricted or foreign shell would run something else, and its failure would look like an answer.
+
+use tokio::time::Instant;
+
+use crate::elevate::{Elevation, Wrapper};
+use crate::error::RemoteError;
+use crate::guard::lock;
+use crate::pass::{End, Mode};
+use crate::run::{PassEnd, Runner};
+use crate::session::Shells;
+use crate::shell::NotOpen;
+
+/// Shells tried, in this order. The second is for restricted shells, which allow no path.
+pub(crate) const SHELLS: [&str; 2] = ["/bin/sh", "sh"];
+
+pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteError> {
+    let Some(Shells::Single { elevation, mut shell, why }) = runner.session.shells.clone() else {
+        return Ok(PassEnd::Settled);
+    };
+    runner.report.fallback = Some(why.clone());
+    let cancel = runner.session.connection.route.cancel.clone();
+    let mut worked = false;
+    while lock(runner.board).has_queue() {
+        let end = {
+            let pass = runner.shared(elevation, Wrapper::Bare);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(PassEnd::Cancelled),
+                () = tokio::time::sleep_until(runner.deadline) => return Ok(PassEnd::OutOfTime),
+                end = pass.run(0, Mode::Single { shell }, true) => end,
+            }
+        };
+        match end {
+            End::Finished | End::Aborted => worked = true,
+            End::Gone => return Ok(PassEnd::Gone),
+            End::NotOpen(NotOpen::NoSlot) => return Ok(PassEnd::NoSlot),
+            End::NotOpen(NotOpen::Gone) => return Ok(PassEnd::Gone),
+            End::NotOpen(_) if worked => {
+                let mut board = lock(runner.board);
+                let turns = board.take_up_to(1);
+                board.count_abort();
+                for turn in turns {
+                    board.blame(turn.index, openwatch_model::plan::Lost::Protocol);
+                }
+            }
+            End::NotOpen(_) if shell == SHELLS[0] => shell = SHELLS[1],
+            End::NotOpen(_) => return Err(no_shell(runner, elevation, &why)),
+        }
+        if worked {
+            runner.session.shells = Some(Shells::Single { elevation, shell, why: why.clone() });
+        }
+        if Instant::now() >= runner.deadline {
+            return Ok(PassEnd::OutOfTime);
+        }
+    }
+    Ok(PassEnd::Settled)
+}
+
+fn no_shell(runner: &Runner<'_, '_>, elevation: Elevation, why: &str) -> RemoteError {
+    let peer = runner.session.connection.route.target.peer();
+    let user = runner.session.connection.route.target.user.clone();
+    let detail = why.to_owned();
+    if elevation == Elevation::None {
+        RemoteError::NoShell { peer, user, detail }
+    } else {
+        RemoteError::SudoRefused { peer, user, detail }
+    }
+}

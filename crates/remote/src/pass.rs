@@ -1,0 +1,178 @@
+//! Opening lanes: what each is told first, and what it means when it does not answer.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use russh::client::Handle;
+
+use crate::board::{Board, Turn};
+use crate::elevate::{Elevation, Request, Wrapper, reading_shell, told_shell};
+use crate::guard::{Guard, lock};
+use crate::pairing::Pairing;
+use crate::script::{self, Item, Nonce, Remains};
+use crate::shell::{self, NotOpen, Shell};
+
+/// Tries for a session slot that another execution is about to free.
+const SLOT_TRIES: u32 = 5;
+
+/// What all lanes of one pass share.
+pub(crate) struct Pass<'a, 'p> {
+    pub(crate) handle: &'a Handle<Guard>,
+    pub(crate) board: &'a Mutex<Board<'p>>,
+    pub(crate) password: Option<&'a str>,
+    pub(crate) elevation: Elevation,
+    pub(crate) wrapper: Wrapper,
+    pub(crate) lanes: u8,
+    pub(crate) hello: Duration,
+    /// No process of ours on the target outlives this.
+    pub(crate) budget: Duration,
+    /// Names the spools of this session.
+    pub(crate) tag: &'a str,
+}
+
+/// Where a lane's script comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode<'a> {
+    /// Standard input, fed as answers come.
+    Batch,
+    /// An argument of this shell: one command, one execution.
+    Single { shell: &'a str },
+    /// Standard input, nothing to run: only clears away what others left.
+    Burial,
+}
+
+/// How a lane ended. Commands it did not answer are back on the board, except in [`End::NotOpen`] of a first lane.
+pub(crate) enum End {
+    /// It ran everything it was given.
+    Finished,
+    /// It never began.
+    NotOpen(NotOpen),
+    /// A command made it useless.
+    Aborted,
+    /// The connection is gone.
+    Gone,
+}
+
+/// A lane that has begun.
+pub(crate) struct Lane {
+    pub(crate) number: u8,
+    pub(crate) shell: Shell,
+    pub(crate) turns: Vec<Turn>,
+    pub(crate) remains: Remains,
+    /// Whether the last frame has been asked for.
+    pub(crate) closing: bool,
+}
+
+impl Pass<'_, '_> {
+    /// Opens a lane with its first share of commands. On failure the share is back on the board.
+    pub(crate) async fn open(&self, number: u8, mode: Mode<'_>, patient: bool) -> Result<Lane, NotOpen> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match self.open_once(number, mode).await {
+                Err(NotOpen::NoSlot) if patient && tried < SLOT_TRIES => {
+                    tokio::time::sleep(Duration::from_millis(20 << tried)).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn open_once(&self, number: u8, mode: Mode<'_>) -> Result<Lane, NotOpen> {
+        let Some(nonce) = Nonce::fresh() else { return Err(no_randomness()) };
+        let mut pairing = Pairing::new(&nonce);
+        let (turns, bury, spool, closing, input) = {
+            let mut board = lock(self.board);
+            board.executions += 1;
+            let turns = match mode {
+                Mode::Batch => board.take(self.lanes),
+                Mode::Single { .. } => board.take_up_to(1),
+                Mode::Burial => Vec::new(),
+            };
+            let spool = format!(".ow-{}-{}", self.tag, board.executions);
+            let bury = std::mem::take(&mut board.unburied);
+            let guarded = self.wrapper == Wrapper::Timeout && !matches!(mode, Mode::Single { .. });
+            let mut input = script::prologue(&script::Lane {
+                nonce: &nonce,
+                spool: &spool,
+                bury: &bury,
+                cap: board.caps().check_bytes,
+                watchdog: (!guarded).then_some(self.budget),
+            });
+            input.push_str(&chunk(&board, &turns));
+            let closing = !matches!(mode, Mode::Batch) || !board.has_queue();
+            if closing {
+                input.push_str(&script::epilogue(turns.len()));
+            }
+            (turns, bury, spool, closing, input)
+        };
+        for turn in &turns {
+            pairing.expect(turn.index);
+        }
+        let opened = match self.request(mode, &input) {
+            Some((request, input)) => {
+                let input = bytes::Bytes::from(input);
+                shell::open(self.handle, &request, pairing, input, self.password, self.hello).await
+            }
+            None => Err(no_randomness()),
+        };
+        let mut board = lock(self.board);
+        match opened {
+            Ok(shell) => {
+                let remains = Remains { group: shell.hello.group, spool };
+                if !matches!(mode, Mode::Burial) {
+                    board.live.insert(number, remains.clone());
+                    board.greeted = board.greeted.max(number + 1);
+                }
+                Ok(Lane { number, shell, turns, remains, closing })
+            }
+            Err(why) => {
+                if matches!(why, NotOpen::NoSlot) {
+                    board.executions -= 1;
+                }
+                board.give_back(turns.iter().map(|t| t.index));
+                board.unburied.extend(bury);
+                Err(why)
+            }
+        }
+    }
+
+    fn request(&self, mode: Mode<'_>, input: &str) -> Option<(Request, String)> {
+        match mode {
+            Mode::Batch | Mode::Burial => {
+                Some((reading_shell(self.elevation, self.wrapper, self.budget)?, input.to_owned()))
+            }
+            Mode::Single { shell } => Some((told_shell(self.elevation, shell, input)?, String::new())),
+        }
+    }
+
+    /// Opens a lane and drives it to its end.
+    pub(crate) async fn run(&self, number: u8, mode: Mode<'_>, patient: bool) -> End {
+        match self.open(number, mode, patient).await {
+            Ok(lane) => self.drive(lane).await,
+            Err(NotOpen::Gone) => End::Gone,
+            Err(why) => End::NotOpen(why),
+        }
+    }
+}
+
+fn no_randomness() -> NotOpen {
+    NotOpen::NoHello { noise: "no randomness on this machine for a nonce".into(), silent: false }
+}
+
+/// The shell text of a share of commands.
+pub(crate) fn chunk(board: &Board<'_>, turns: &[Turn]) -> String {
+    let commands = &board.plan().commands;
+    let items: Vec<Item<'_>> = turns
+        .iter()
+        .map(|turn| {
+            let command = &commands[turn.index];
+            Item {
+                index: turn.index,
+                script: &command.script,
+                isolated: turn.isolated.then_some(command.limit),
+            }
+        })
+        .collect();
+    script::chunk(&items)
+}

@@ -1,0 +1,311 @@
+//! A whole plan on one host: passes over connections, each with its lanes, until every command has an answer or there
+//! is no point in going on.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use openwatch_model::credential::Secret;
+use openwatch_model::host::HostKeyMode;
+use openwatch_model::plan::{Lost, Observation, Plan, RunReport};
+use tokio::time::Instant;
+
+use crate::board::Board;
+use crate::classify::{NoHello, classify, first_words};
+use crate::elevate::{Elevation, Wrapper, sudo_password};
+use crate::error::RemoteError;
+use crate::fallback;
+use crate::guard::lock;
+use crate::host_key::Trust;
+use crate::pass::{End, Lane, Mode, Pass};
+use crate::script::Nonce;
+use crate::session::{RunOptions, Session, Shells};
+use crate::shell::NotOpen;
+
+/// Most that a last clearing away may take.
+const BURIAL: Duration = Duration::from_secs(3);
+/// Reconnects we bring about ourselves because the host has no slot left for a second execution.
+const FORCED: u32 = 10;
+
+/// Why a pass over one connection ended.
+pub(crate) enum PassEnd {
+    /// Nothing is left to do.
+    Settled,
+    /// The connection is gone.
+    Gone,
+    /// Abandoned executions occupy all slots: only a new connection helps.
+    NoSlot,
+    OutOfTime,
+    Cancelled,
+}
+
+pub(crate) async fn run(
+    session: &mut Session,
+    plan: &Plan,
+    options: &RunOptions<'_>,
+    secret: &Secret,
+    deadline: Instant,
+) -> Result<(Vec<Observation>, RunReport), RemoteError> {
+    let tag = Nonce::fresh().map(|n| n.as_str()[..12].to_owned()).unwrap_or_else(|| "spool".to_owned());
+    let board = Mutex::new(Board::new(plan, options.caps, options.on_progress));
+    let mut report = RunReport::default();
+    let (mut drops, mut forced) = (0, 0);
+    while !lock(&board).is_settled() {
+        let mut runner =
+            Runner { session, options, secret, deadline, board: &board, tag: &tag, report: &mut report };
+        let again = match runner.pass().await? {
+            PassEnd::Settled => break,
+            PassEnd::Cancelled => return Err(RemoteError::Cancelled),
+            PassEnd::OutOfTime => {
+                report.out_of_time = true;
+                false
+            }
+            PassEnd::Gone => {
+                drops += 1;
+                drops <= 1
+            }
+            PassEnd::NoSlot => {
+                forced += 1;
+                forced <= FORCED
+            }
+        };
+        if !again || !reconnect(session, secret, deadline, &mut report).await? {
+            lock(&board).lose_rest(Lost::Connection);
+        }
+    }
+    let board = board.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    report.executions = board.executions;
+    report.lanes = board.greeted;
+    Ok((board.into_observations(), report))
+}
+
+/// Logs in again, to the same host: only the key it showed at first will do. `false` when it stays away.
+async fn reconnect(
+    session: &mut Session,
+    secret: &Secret,
+    deadline: Instant,
+    report: &mut RunReport,
+) -> Result<bool, RemoteError> {
+    report.reconnects += 1;
+    let mut route = session.connection.route.clone();
+    route.policy.known = vec![session.host_key().clone()];
+    route.policy.trust = Trust::Mode(HostKeyMode::RequireKnown);
+    let cancel = route.cancel.clone();
+    let again = async { route.connect().await?.login(secret).await };
+    let result = tokio::select! {
+        () = cancel.cancelled() => return Err(RemoteError::Cancelled),
+        () = tokio::time::sleep_until(deadline) => {
+            report.out_of_time = true;
+            return Ok(false);
+        }
+        result = again => result,
+    };
+    match result {
+        Ok(fresh) => {
+            session.connection.handle = fresh.connection.handle;
+            session.connection.seen = fresh.connection.seen;
+            Ok(true)
+        }
+        // What came back is not the host we measured: nothing of it may be kept.
+        Err(
+            error @ (RemoteError::HostKeyChanged { .. }
+            | RemoteError::HostKeyRevoked { .. }
+            | RemoteError::HostCertificate { .. }
+            | RemoteError::HostKeyWeakSignature { .. }
+            | RemoteError::Cancelled),
+        ) => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "no second connection");
+            Ok(false)
+        }
+    }
+}
+
+/// One pass.
+pub(crate) struct Runner<'r, 'p> {
+    pub(crate) session: &'r mut Session,
+    pub(crate) options: &'r RunOptions<'r>,
+    pub(crate) secret: &'r Secret,
+    pub(crate) deadline: Instant,
+    pub(crate) board: &'r Mutex<Board<'p>>,
+    pub(crate) tag: &'r str,
+    pub(crate) report: &'r mut RunReport,
+}
+
+/// How the first shell of a pass came about.
+enum First {
+    Lane(Box<Lane>),
+    Ended(PassEnd),
+    Single,
+}
+
+impl<'p> Runner<'_, 'p> {
+    async fn pass(&mut self) -> Result<PassEnd, RemoteError> {
+        if !matches!(self.session.shells, Some(Shells::Single { .. })) {
+            let cancel = self.session.connection.route.cancel.clone();
+            let first = tokio::select! {
+                () = cancel.cancelled() => First::Ended(PassEnd::Cancelled),
+                () = tokio::time::sleep_until(self.deadline) => First::Ended(PassEnd::OutOfTime),
+                first = self.first_lane() => first?,
+            };
+            match first {
+                First::Lane(lane) => return Ok(self.batch(*lane).await),
+                First::Ended(end) => return Ok(end),
+                First::Single => {}
+            }
+        }
+        fallback::pass(self).await
+    }
+
+    pub(crate) fn shared(&self, elevation: Elevation, wrapper: Wrapper) -> Pass<'_, 'p> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        Pass {
+            handle: &self.session.connection.handle,
+            board: self.board,
+            password: sudo_password(self.secret),
+            elevation,
+            wrapper,
+            lanes: self.options.lanes.max(1),
+            hello: self.session.connection.route.limits.hello,
+            budget: left + Duration::from_secs(5),
+            tag: self.tag,
+        }
+    }
+
+    /// Opens the first lane and finds out on the way how shells are had here.
+    async fn first_lane(&mut self) -> Result<First, RemoteError> {
+        let user = self.session.connection.route.target.user.clone();
+        let peer = self.session.connection.route.target.peer();
+        let (mut elevation, mut wrapper) = match &self.session.shells {
+            Some(Shells::Batch { elevation, wrapper }) => (*elevation, *wrapper),
+            _ => (Elevation::first(self.options.sudo, &user), Wrapper::Timeout),
+        };
+        if self.session.shells.is_none() || self.options.sudo == openwatch_model::credential::SudoMode::None {
+            elevation = Elevation::first(self.options.sudo, &user);
+        }
+        loop {
+            let why = match self.shared(elevation, wrapper).open(0, Mode::Batch, true).await {
+                Ok(lane) => {
+                    self.session.shells = Some(Shells::Batch { elevation, wrapper });
+                    return Ok(First::Lane(Box::new(lane)));
+                }
+                Err(why) => why,
+            };
+            let (noise, silent) = match why {
+                NotOpen::Gone => return Ok(First::Ended(PassEnd::Gone)),
+                // Not even a first one: no new connection will change that.
+                NotOpen::NoSlot if lock(self.board).greeted == 0 => {
+                    return Err(RemoteError::NoShell {
+                        peer,
+                        user,
+                        detail: "the host opens no session".to_owned(),
+                    });
+                }
+                NotOpen::NoSlot => return Ok(First::Ended(PassEnd::NoSlot)),
+                NotOpen::WrongPassword => return Err(RemoteError::SudoPasswordWrong { peer, user }),
+                NotOpen::NoHello { noise, silent } => (noise, silent),
+            };
+            let detail = first_words(&noise);
+            match classify(&noise, elevation != Elevation::None) {
+                NoHello::SudoPassword if elevation == Elevation::SudoQuiet => {
+                    if sudo_password(self.secret).is_none() {
+                        return Err(RemoteError::SudoPasswordRequired { peer, user });
+                    }
+                    elevation = Elevation::SudoPassword;
+                }
+                NoHello::SudoPassword => return Err(RemoteError::SudoPasswordWrong { peer, user }),
+                NoHello::SudoTty => return Err(RemoteError::SudoRequiresTty { peer, user }),
+                NoHello::SudoRefused => return Err(RemoteError::SudoRefused { peer, user, detail }),
+                NoHello::SudoMissing => return Err(RemoteError::SudoMissing { peer, user }),
+                _ if elevation == Elevation::SudoPassword && silent => {
+                    let detail = "it does not ask for the password in the usual way".to_owned();
+                    return Err(RemoteError::SudoRefused { peer, user, detail });
+                }
+                NoHello::TimeoutMissing | NoHello::Unknown if wrapper == Wrapper::Timeout && !silent => {
+                    wrapper = Wrapper::Bare;
+                }
+                NoHello::TimeoutMissing | NoHello::Unknown => {
+                    let why = if detail.is_empty() { "no answer from a shell".to_owned() } else { detail };
+                    self.session.shells = Some(Shells::Single { elevation, shell: fallback::SHELLS[0], why });
+                    return Ok(First::Single);
+                }
+            }
+        }
+    }
+
+    /// Runs lanes until the queue is empty and all of them have ended.
+    async fn batch(&mut self, first: Lane) -> PassEnd {
+        let Some(Shells::Batch { elevation, wrapper }) = self.session.shells else { return PassEnd::Settled };
+        let cancel = self.session.connection.route.cancel.clone();
+        let mut restarts = 0;
+        let pass = self.shared(elevation, wrapper);
+        let end = {
+            let mut ends: FuturesUnordered<BoxFuture<'_, (u8, End)>> = FuturesUnordered::new();
+            let pass = &pass;
+            let run = |number, patient| async move { (number, pass.run(number, Mode::Batch, patient).await) };
+            ends.push(Box::pin(async { (0, pass.drive(first).await) }));
+            for number in 1..pass.lanes {
+                if lock(self.board).has_queue() {
+                    ends.push(Box::pin(run(number, false)));
+                }
+            }
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => break PassEnd::Cancelled,
+                    () = tokio::time::sleep_until(self.deadline) => break PassEnd::OutOfTime,
+                    next = ends.next() => next,
+                };
+                let Some((number, end)) = next else { break PassEnd::Settled };
+                let more = lock(self.board).has_queue();
+                match end {
+                    End::Gone => break self.all_gone(&mut ends).await,
+                    End::Aborted if more => {
+                        restarts += 1;
+                        ends.push(Box::pin(run(number, true)));
+                    }
+                    End::Aborted | End::Finished if more && ends.is_empty() => {
+                        ends.push(Box::pin(run(number, true)))
+                    }
+                    End::Aborted | End::Finished => {}
+                    End::NotOpen(_) if !ends.is_empty() || !more => {}
+                    End::NotOpen(NotOpen::NoSlot) => break PassEnd::NoSlot,
+                    End::NotOpen(_) => {
+                        lock(self.board).count_abort();
+                        ends.push(Box::pin(run(number, true)));
+                    }
+                }
+            }
+        };
+        let end = self.bury(&pass, end).await;
+        self.report.restarts += restarts;
+        end
+    }
+
+    /// When the connection goes, it goes for all lanes: lets each of them note what it has lost.
+    async fn all_gone(&self, ends: &mut FuturesUnordered<BoxFuture<'_, (u8, End)>>) -> PassEnd {
+        let drained = async { while ends.next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
+        PassEnd::Gone
+    }
+
+    /// Clears away what abandoned lanes left on the target.
+    async fn bury(&self, pass: &Pass<'_, 'p>, end: PassEnd) -> PassEnd {
+        let left = {
+            let mut board = lock(self.board);
+            let live = std::mem::take(&mut board.live);
+            board.unburied.extend(live.into_values());
+            !board.unburied.is_empty()
+        };
+        if !left || matches!(end, PassEnd::Gone | PassEnd::NoSlot) {
+            return end;
+        }
+        let burial = pass.run(0, Mode::Burial, false);
+        match tokio::time::timeout(BURIAL, burial).await {
+            Ok(End::NotOpen(NotOpen::NoSlot)) if matches!(end, PassEnd::Settled) => PassEnd::NoSlot,
+            _ => end,
+        }
+    }
+}

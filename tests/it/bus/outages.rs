@@ -1,0 +1,142 @@
+//! What the loop and the publisher do while the world breaks.
+
+use std::collections::BTreeSet;
+
+use openwatch_bus::consume::Consumer;
+use openwatch_bus::{BusOptions, User};
+
+use super::*;
+
+fn collector(
+    seen: &Seen,
+) -> impl Fn(Message) -> futures::future::BoxFuture<'static, Next> + Send + Sync + 'static {
+    let seen = seen.clone();
+    move |message| {
+        let seen = seen.clone();
+        Box::pin(async move {
+            note(&seen, &message).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Next::Done
+        })
+    }
+}
+
+async fn names(seen: &Seen) -> BTreeSet<String> {
+    seen.lock().await.iter().map(|(name, _)| name.clone()).collect()
+}
+
+/// Publishes one by one, repeating what was not acknowledged, as a relay does.
+async fn publish_through(bus: &Bus, count: usize) {
+    for i in 0..count {
+        let message = message(&format!("ow.v1.result.final.h.o{i}"), &format!("o{i}"));
+        while let Err(error) = bus.publish(&message).await {
+            assert!(error.is_outage(), "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_server_loses_nothing_and_the_loop_goes_on() {
+    let nats = Nats::with_topology().await;
+    set_ack_wait(&nats, Consumer::WRITER, Duration::from_secs(3)).await;
+    let (admin, writer) = (nats.bus(User::Admin).await, nats.bus(User::Writer).await);
+    let seen = Seen::default();
+    let running = Loop::start(&writer, Options::new("writer", Consumer::WRITER, 8), collector(&seen));
+    let publisher = {
+        let admin = admin.clone();
+        tokio::spawn(async move { publish_through(&admin, 300).await })
+    };
+    for round in 1..=2 {
+        eventually("some are through", || async { (seen.lock().await.len() > 40 * round).then_some(()) })
+            .await;
+        kill(nats.process_id().expect("it runs"));
+    }
+    publisher.await.unwrap();
+    eventually("all were handled", || async { (names(&seen).await.len() == 300).then_some(()) }).await;
+    settled(&admin, Consumer::WRITER).await;
+    running.stop().await.unwrap();
+    assert_eq!(admin.stream_info("OW_RESULTS").await.unwrap().messages, 300, "stored once each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection_is_mended_and_a_silent_one_is_noticed() {
+    let nats = Nats::with_topology().await;
+    set_ack_wait(&nats, Consumer::WRITER, Duration::from_secs(3)).await;
+    let proxy = Proxy::to(nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port());
+    let options = BusOptions::new([url], User::Writer).seed(nats.seed(User::Writer).to_owned().into());
+    let (admin, writer) = (nats.bus(User::Admin).await, Bus::connect(options).await.unwrap());
+    let seen = Seen::default();
+    let running = Loop::start(&writer, Options::new("writer", Consumer::WRITER, 4), collector(&seen));
+    results(&admin, 100).await;
+    eventually("some are through", || async { (seen.lock().await.len() > 20).then_some(()) }).await;
+    proxy.cut();
+    eventually("it is noticed", || async { (!writer.connected()).then_some(()) }).await;
+    let denied = writer.publish(&message("ow.v1.audit.x", "a1")).await.unwrap_err();
+    assert!(denied.is_outage(), "{denied}");
+    proxy.restore();
+    eventually("all were handled", || async { (names(&seen).await.len() == 100).then_some(()) }).await;
+    settled(&admin, Consumer::WRITER).await;
+
+    // A cut in the middle of a message.
+    proxy.cut_after(300);
+    let more: Vec<_> =
+        (0..20).map(|i| message(&format!("ow.v1.result.final.h.p{i}"), &format!("p{i}"))).collect();
+    admin.publish_all(&more).await;
+    eventually("it is noticed again", || async { (!writer.connected()).then_some(()) }).await;
+    proxy.restore();
+    eventually("all were handled", || async { (names(&seen).await.len() == 120).then_some(()) }).await;
+    settled(&admin, Consumer::WRITER).await;
+    running.stop().await.unwrap();
+}
+
+// @spec bus
+// @ac AC-01
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_dies_leaves_its_message_to_another() {
+    proves("AC-01");
+    let nats = Nats::with_topology().await;
+    set_ack_wait(&nats, Consumer::WRITER, Duration::from_secs(2)).await;
+    let admin = nats.bus(User::Admin).await;
+    results(&admin, 1).await;
+    let proxy = Proxy::to(nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port());
+    let options = BusOptions::new([url], User::Writer).seed(nats.seed(User::Writer).to_owned().into());
+    let dying = Bus::connect(options).await.unwrap();
+    let seen = Seen::default();
+    let noted = seen.clone();
+    let first = Loop::start(&dying, Options::new("writer", Consumer::WRITER, 1), move |message| {
+        let noted = noted.clone();
+        async move {
+            note(&noted, &message).await;
+            std::future::pending().await
+        }
+    });
+    eventually("it has it", || async { (seen.lock().await.len() == 1).then_some(()) }).await;
+    // Nothing more is heard of that process: no ack, no goodbye.
+    proxy.silence();
+    let second = nats.bus(User::Writer).await;
+    let running = Loop::start(&second, Options::new("writer", Consumer::WRITER, 1), collector(&seen));
+    let again = || async { seen.lock().await.contains(&("r0".to_owned(), 2)).then_some(()) };
+    eventually("another has it", again).await;
+    settled(&admin, Consumer::WRITER).await;
+    running.stop().await.unwrap();
+    first.task.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_server_connecting_fails_in_time_and_says_so() {
+    let mut options = BusOptions::new(["nats://127.0.0.1:1"], User::Api);
+    options.start_timeout = Duration::from_millis(600);
+    let error = Bus::connect(options).await.unwrap_err();
+    assert!(error.is_outage() && error.to_string().contains("127.0.0.1:1"), "{error}");
+
+    let nats = Nats::start().await;
+    let stranger = openwatch_bus::user::new_key().unwrap();
+    let options = BusOptions::new([nats.url()], User::Api).seed(stranger.seed);
+    let error = Bus::connect(options).await.unwrap_err();
+    assert!(matches!(error, BusError::LoginRefused { user: "api", .. }) && !error.is_outage(), "{error}");
+    let options = BusOptions::new([nats.url()], User::Api).seed("rubbish".to_owned().into());
+    assert!(matches!(Bus::connect(options).await, Err(BusError::LoginRefused { .. })));
+}

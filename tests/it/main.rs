@@ -1,0 +1,11 @@
+//! One binary for every test that needs servers, files of the checkout, or the built program.
+
+mod layering;
+mod private;
+mod api;
+mod store;
+mod remote;
+mod remote_drop;
+mod remote_host_key;
+mod remote_hostile;
+mod remote_login;

@@ -1,0 +1,273 @@
+//! A target that misbehaves hurts its own answers only, and nothing of ours stays behind on it.
+
+use std::time::{Duration, Instant};
+
+use openwatch_model::plan::{Command, Lost, Observation, Plan};
+use openwatch_remote::{Caps, Limits, RemoteError, RunOptions, connect};
+use openwatch_tests::sshd::Options;
+use tokio_util::sync::CancellationToken;
+
+use crate::remote::{done, known, login, out, plan, processes_with, run, run_with, target};
+
+/// The good commands around the bad one.
+fn around(bad: Command) -> Plan {
+    let mut commands: Vec<Command> = (0..6).map(|i| Command::new(format!("echo {i}"))).collect();
+    commands.insert(3, bad);
+    Plan { commands }
+}
+
+fn assert_neighbours_fine(observations: &[Observation]) {
+    for (at, expected) in [(0, 0), (1, 1), (2, 2), (4, 3), (5, 4), (6, 5)] {
+        assert_eq!(out(&observations[at]), format!("{expected}\n"), "answer {at}");
+    }
+}
+
+async fn gone(word: &str, within: Duration) {
+    let until = Instant::now() + within;
+    while !processes_with(word).is_empty() {
+        assert!(Instant::now() < until, "still there: {:?}", processes_with(word));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn limited(script: &str, seconds: u64) -> Command {
+    Command { limit: Duration::from_secs(seconds), ..Command::new(script) }
+}
+
+#[tokio::test]
+async fn a_hanging_command_costs_its_time_twice_and_leaves_nothing() {
+    let sshd = Options::new().start();
+    let (observations, report) = run(&sshd, &around(limited("sleep 7771", 1))).await;
+    assert_eq!(observations[3], Observation::Lost(Lost::Timeout));
+    assert_neighbours_fine(&observations);
+    assert!(report.restarts >= 1 && report.reconnects == 0, "{report:?}");
+    gone("sleep 7771", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn one_that_ignores_being_asked_to_stop() {
+    let sshd = Options::new().start();
+    let (observations, _) =
+        run(&sshd, &around(limited("trap '' TERM HUP INT; sleep 7772; sleep 7772", 1))).await;
+    assert_eq!(observations[3], Observation::Lost(Lost::Timeout));
+    assert_neighbours_fine(&observations);
+    gone("sleep 7772", Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes() {
+    let sshd = Options::new().start();
+    for bad in ["head -c 100000000 /dev/zero", "head -c 100000000 /dev/zero >&2", "yes 7773"] {
+        let (observations, _) = run(&sshd, &around(Command::new(bad))).await;
+        assert_eq!(observations[3], Observation::Lost(Lost::TooMuchOutput), "{bad}");
+        assert_neighbours_fine(&observations);
+    }
+    gone("yes 7773", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn output_up_to_the_cap_is_whole() {
+    let sshd = Options::new().start();
+    let caps = Caps { check_bytes: 100_000, host_bytes: 1 << 20 };
+    let options = RunOptions { caps, ..RunOptions::within(Duration::from_secs(30)) };
+    let mut plan = plan(&[
+        "head -c 100000 /dev/zero",
+        "head -c 100001 /dev/zero",
+        "head -c 60000 /dev/zero; head -c 60000 /dev/zero >&2",
+    ]);
+    for isolate in [false, true] {
+        plan.commands.iter_mut().for_each(|c| c.isolate = isolate);
+        let (observations, _) = run_with(&sshd, &plan, &sshd.secret(), &options).await.expect("runs");
+        assert_eq!(done(&observations[0]).stdout.len(), 100_000);
+        assert_eq!(observations[1], Observation::Lost(Lost::TooMuchOutput));
+        assert_eq!(observations[2], Observation::Lost(Lost::TooMuchOutput));
+    }
+}
+
+#[tokio::test]
+async fn one_that_kills_its_shell() {
+    let sshd = Options::new().start();
+    for bad in ["kill -9 $$", "kill -9 $PPID", "kill -KILL 0"] {
+        let (observations, _) = run(&sshd, &around(Command::new(bad))).await;
+        assert_neighbours_fine(&observations);
+        match &observations[3] {
+            Observation::Lost(Lost::KilledLane) => {}
+            // Its parent is not its shell: that one it may kill and still answer.
+            Observation::Done(done) => assert!(done.exit != 0 || bad.contains("PPID"), "{bad}: {done:?}"),
+            other => panic!("{bad}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn background_children_hold_nobody_up() {
+    let sshd = Options::new().start();
+    let since = Instant::now();
+    let (observations, report) = run(&sshd, &around(Command::new("sleep 7774 & echo bg"))).await;
+    assert_eq!(out(&observations[3]), "bg\n");
+    assert_neighbours_fine(&observations);
+    assert_eq!(report.restarts, 0);
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    gone("sleep 7774", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn isolated_children_say_nothing_later() {
+    let sshd = Options::new().start();
+    let mut plan =
+        plan(&["(sleep 0.2; echo POLLUTE; echo POLLUTE >&2) & echo first", "sleep 0.5; echo second"]);
+    plan.commands[0].isolate = true;
+    let options = RunOptions { lanes: 1, ..RunOptions::within(Duration::from_secs(30)) };
+    let (observations, _) = run_with(&sshd, &plan, &sshd.secret(), &options).await.expect("runs");
+    assert_eq!((out(&observations[0]).as_str(), out(&observations[1]).as_str()), ("first\n", "second\n"));
+    assert!(done(&observations[1]).stderr.is_empty());
+}
+
+#[tokio::test]
+async fn isolated_commands_leave_no_files() {
+    let sshd = Options::new().start();
+    let mut plan = plan(&["ls -d /dev/shm/.ow-* | wc -l", "echo x; echo y >&2", "sleep 7775"]);
+    for command in &mut plan.commands {
+        command.isolate = true;
+        command.limit = Duration::from_secs(1);
+    }
+    let (observations, _) = run(&sshd, &plan).await;
+    assert_eq!(done(&observations[1]).stderr, b"y\n");
+    assert_eq!(observations[2], Observation::Lost(Lost::Timeout));
+    gone("sleep 7775", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn frames_cannot_be_guessed_or_borrowed() {
+    let sshd = Options::new().start();
+    let bad =
+        "printf '\\n%s E 3 0 1.00\\n' \"$_kn\"; printf '\\n%032d E 3 0 1.00\\n' 7; echo \"[$_kn]\"; exit 9";
+    let (observations, report) = run(&sshd, &around(Command::new(bad))).await;
+    assert_neighbours_fine(&observations);
+    let done = done(&observations[3]);
+    assert_eq!(done.exit, 9);
+    assert!(
+        done.stdout.ends_with(b"[]\n"),
+        "the nonce is out of reach: {:?}",
+        String::from_utf8_lossy(&done.stdout)
+    );
+    assert_eq!(report.restarts, 0);
+}
+
+#[tokio::test]
+async fn one_that_eats_the_script() {
+    let sshd = Options::new().start();
+    let (observations, _) = run(&sshd, &around(limited("cat /proc/$$/fd/0 >/dev/null", 1))).await;
+    assert_neighbours_fine(&observations);
+}
+
+#[tokio::test]
+async fn many_bad_ones_do_not_take_the_good_ones_down() {
+    let sshd = Options::new().start();
+    let mut commands: Vec<Command> = (0..30).map(|i| Command::new(format!("echo {i}"))).collect();
+    for at in [2, 7, 12, 17, 22, 27] {
+        commands[at] = Command::new("kill -9 $$");
+    }
+    let (observations, report) = run(&sshd, &Plan { commands }).await;
+    for (i, observation) in observations.iter().enumerate() {
+        if i % 5 == 2 {
+            assert_eq!(done(observation).exit, 137, "{i}");
+        } else {
+            assert_eq!(out(observation), format!("{i}\n"));
+        }
+    }
+    assert!(report.restarts >= 2 && report.restarts <= 4, "careful after the third: {report:?}");
+}
+
+#[tokio::test]
+async fn a_hang_where_there_is_one_slot() {
+    let sshd = Options::new().config("MaxSessions 1").start();
+    let (observations, report) = run(&sshd, &around(limited("sleep 7776", 1))).await;
+    assert_eq!(observations[3], Observation::Lost(Lost::Timeout));
+    assert_neighbours_fine(&observations);
+    assert!(report.reconnects >= 1, "{report:?}");
+    gone("sleep 7776", Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn the_deadline_keeps_what_was_answered() {
+    let sshd = Options::new().start();
+    let options = RunOptions { lanes: 1, ..RunOptions::within(Duration::from_secs(2)) };
+    let plan = Plan {
+        commands: vec![Command::new("echo kept"), limited("sleep 7777", 60), Command::new("echo late")],
+    };
+    let since = Instant::now();
+    let (observations, report) = run_with(&sshd, &plan, &sshd.secret(), &options).await.expect("runs");
+    assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
+    assert_eq!(out(&observations[0]), "kept\n");
+    assert_eq!(observations[1..], [Observation::Lost(Lost::Connection), Observation::Lost(Lost::Connection)]);
+    assert!(report.out_of_time);
+    gone("sleep 7777", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn cancelling_stops_and_clears_away() {
+    let sshd = Options::new().start();
+    let cancel = CancellationToken::new();
+    let target = target(sshd.port(), sshd.user());
+    let connection = connect(&target, &known(&sshd), &Limits::default(), &cancel).await.expect("connects");
+    let mut session = connection.login(&sshd.secret()).await.expect("logs in");
+    let (plan, options, secret) = (
+        Plan { commands: vec![limited("sleep 7778", 60)] },
+        RunOptions::within(Duration::from_secs(60)),
+        sshd.secret(),
+    );
+    let stop = async {
+        while processes_with("sleep 7778").is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        cancel.cancel();
+    };
+    let (result, ()) = tokio::join!(session.run(&plan, &options, &secret), stop);
+    assert!(matches!(result, Err(RemoteError::Cancelled)), "{result:?}");
+    gone("sleep 7778", Duration::from_secs(3)).await;
+}
+
+#[tokio::test]
+async fn nothing_outlives_a_client_that_vanished() {
+    let sshd = Options::new().start();
+    let mut session = login(&sshd).await;
+    let (plan, secret) = (Plan { commands: vec![limited("sleep 7779", 60)] }, sshd.secret());
+    let options = RunOptions::within(Duration::from_secs(1));
+    {
+        let running = session.run(&plan, &options, &secret);
+        let begun = async {
+            while processes_with("sleep 7779").is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            _ = running => panic!("it hangs"),
+            () = begun => {}
+        }
+    }
+    // As after a kill: no goodbye, no clearing away.
+    drop(session);
+    assert!(!processes_with("sleep 7779").is_empty(), "the target itself has to end it");
+    gone("sleep 7779", Duration::from_secs(15)).await;
+}
+
+#[tokio::test]
+async fn a_target_without_timeout() {
+    let sshd =
+        Options::new().force_command("PATH=$OW_BIN; export PATH; exec /bin/sh -c \"$SSH_ORIGINAL_COMMAND\"");
+    let bin = tempfile::tempdir().expect("a directory");
+    for program in ["sleep", "id", "mkdir", "rm", "head", "cat"] {
+        let real = openwatch_tests::sshd::find(program).expect("a basic program");
+        std::os::unix::fs::symlink(real, bin.path().join(program)).expect("a link");
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(bin.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    let sshd = sshd.config(format!("SetEnv OW_BIN={}", bin.path().display())).start();
+    // /usr/sbin and /sbin are added to the path and have no timeout either.
+    let (observations, report) = run(&sshd, &around(limited("sleep 7780", 1))).await;
+    assert_neighbours_fine(&observations);
+    assert_eq!(observations[3], Observation::Lost(Lost::Timeout));
+    assert_eq!(report.fallback, None);
+    gone("sleep 7780", Duration::from_secs(5)).await;
+}

@@ -1,0 +1,213 @@
+//! The store on a real PostgreSQL, through the roles that the stages have.
+
+mod alerts;
+mod dispatch;
+mod ends;
+mod grants;
+mod history;
+mod inventory;
+mod plumbing;
+mod results;
+
+use std::collections::BTreeMap;
+
+use openwatch_model::credential::SudoMode;
+use openwatch_model::drift::{Summary, summarise};
+use openwatch_model::host::Platform;
+use openwatch_model::outcome::CheckEvidence;
+use openwatch_model::scan::Selection;
+use openwatch_model::score::{Bands, Score};
+use openwatch_model::transaction::{Change, change};
+use openwatch_model::{Evidence, HostId, Outcome, ScanId, Severity, Status};
+use openwatch_store::apply::{self, Completion};
+use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::finding::{self, Finding};
+use openwatch_store::host::{self, NewHost};
+use openwatch_store::scan::{self, Issued, NewScan, Queued};
+use openwatch_store::{Role, Store, StoreError};
+use openwatch_tests::Database;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+/// A database and the stages' ways into it.
+struct Rig {
+    database: Database,
+    api: Store,
+    scheduler: Store,
+    writer: Store,
+}
+
+/// What became of a result.
+#[derive(Debug, PartialEq)]
+enum Applied {
+    /// It was applied and made these changes; whether the digest said that nothing differs.
+    Done {
+        changes: Vec<Change>,
+        summary: Summary,
+        fast: bool,
+    },
+    Replay,
+    OtherHost,
+    Superseded,
+}
+
+fn new_host(name: &str) -> NewHost {
+    NewHost {
+        name: name.into(),
+        address: "192.0.2.7".into(),
+        port: 22,
+        username: Some("scan".into()),
+        sudo: SudoMode::Sudo,
+        credential: None,
+        labels: BTreeMap::from([("env".into(), "prod".into())]),
+    }
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let database = Database::new().await;
+        let api = database.store(Role::Api).await;
+        let scheduler = database.store(Role::Scheduler).await;
+        let writer = database.store(Role::Writer).await;
+        Self { database, api, scheduler, writer }
+    }
+
+    async fn host(&self, name: &str) -> HostId {
+        let mut tx = self.api.begin().await.unwrap();
+        let host = host::add(&mut tx, &new_host(name), "tester").await.unwrap();
+        tx.commit().await.unwrap();
+        host
+    }
+
+    /// Asks for a scan and issues its job.
+    async fn queued(&self, host: HostId, selection: Selection) -> ScanId {
+        let scan = ScanId(Uuid::new_v4());
+        let mut tx = self.api.begin().await.unwrap();
+        let new = NewScan {
+            scan,
+            host,
+            selection,
+            actor: "tester",
+            policy_version: Some("1.0.0"),
+            correlation: None,
+        };
+        let queued = scan::queue(&mut tx, &new).await.unwrap();
+        assert!(matches!(queued, Queued::New { .. }), "{queued:?}");
+        tx.commit().await.unwrap();
+        let mut tx = self.scheduler.begin().await.unwrap();
+        let job = Issued {
+            scan,
+            attempt: 1,
+            tag: [7; 32],
+            key_id: "k1".into(),
+            timeout_sec: 600,
+            policy_version: "1.0.0".into(),
+            corpus: "c0".into(),
+        };
+        assert_eq!(scan::issue(&mut tx, &[job]).await.unwrap(), [scan]);
+        tx.commit().await.unwrap();
+        scan
+    }
+
+    /// Asks for a full scan and applies its outcomes.
+    async fn scanned(&self, host: HostId, outcomes: &[Outcome]) -> (ScanId, Applied) {
+        let scan = self.queued(host, Selection::full()).await;
+        (scan, self.apply(scan, host, outcomes).await.unwrap())
+    }
+
+    /// What the writer does with a result.
+    async fn apply(&self, scan: ScanId, host: HostId, outcomes: &[Outcome]) -> Result<Applied, StoreError> {
+        apply_result(&self.writer, scan, host, outcomes).await
+    }
+
+    async fn look(&self) -> PgConnection {
+        self.database.connect().await
+    }
+
+    async fn number(&self, query: &'static str) -> i64 {
+        sqlx::query_scalar(query).fetch_one(&mut self.look().await).await.unwrap()
+    }
+}
+
+/// The writer's work, as the pipeline does it.
+async fn apply_result(
+    writer: &Store,
+    scan: ScanId,
+    host: HostId,
+    outcomes: &[Outcome],
+) -> Result<Applied, StoreError> {
+    let findings = finding::prepare(outcomes).unwrap();
+    let mut tx = writer.begin().await?;
+    let open = match end::open(&mut tx, scan, Some(host)).await? {
+        Ending::Open(open) => open,
+        Ending::Ended => return Ok(Applied::Replay),
+        Ending::OtherHost(_) => return Ok(Applied::OtherHost),
+        Ending::Unknown => panic!("no such scan"),
+    };
+    let source = Source { attempt: open.attempt, worker: Some("w1".into()), engine: Some("e1".into()) };
+    if open.is_superseded() {
+        end::supersede(&mut tx, &open, &source, finding::counts(&findings)).await?;
+        tx.commit().await?;
+        return Ok(Applied::Superseded);
+    }
+    let digest = finding::digest(&findings, "c0", &open.selection, "e1", &BTreeMap::new());
+    let after = Score::of(finding::counts(&findings));
+    let state = Bands::default().classify(after, finding::critical_failing(&findings) > 0, open.host_state);
+    let (platform, capabilities) = (Platform::default(), BTreeMap::new());
+    let fast = open.selection.is_full() && open.full_digest.as_deref() == Some(&digest[..]);
+    let comparison =
+        if fast { apply::Comparison::default() } else { apply::compare(&mut tx, &open, &findings).await? };
+    let changes = changes(&comparison, &findings);
+    let removed = u32::try_from(comparison.dropped.len()).unwrap();
+    let summary = summarise(after, &changes, removed, false);
+    let done = Completion {
+        source,
+        findings: &findings,
+        digest,
+        summary: &summary,
+        state,
+        platform: &platform,
+        capabilities: &capabilities,
+        timings: &[],
+    };
+    if fast {
+        apply::unchanged(&mut tx, &open, &done).await?;
+    } else {
+        apply::write(&mut tx, &open, &done, &comparison, &changes).await?;
+    }
+    tx.commit().await?;
+    Ok(Applied::Done { changes, summary, fast })
+}
+
+fn changes(comparison: &apply::Comparison, findings: &[Finding]) -> Vec<Change> {
+    let differing = comparison.differences.iter();
+    differing.filter_map(|d| change(findings[d.index].rule(), d.prior, findings[d.index].state())).collect()
+}
+
+fn outcome(rule: &str, status: Status) -> Outcome {
+    with_output(rule, status, "out")
+}
+
+fn with_output(rule: &str, status: Status, stdout: &str) -> Outcome {
+    let check = CheckEvidence {
+        method: "command".into(),
+        command: format!("probe {rule}"),
+        exit_code: Some(0),
+        stdout: stdout.into(),
+        ..CheckEvidence::default()
+    };
+    Outcome {
+        rule: rule.into(),
+        status,
+        severity: Some(Severity::Medium),
+        detail: "seen".into(),
+        skip_reason: (status == Status::Skipped).then(|| "not here".into()),
+        framework_refs: BTreeMap::from([("cis".into(), vec!["1.1".into(), "1.2".into()])]),
+        evidence: Evidence { checks: vec![check] },
+    }
+}
+
+/// `rule-0000` and so on, all passing.
+fn passing(rules: usize) -> Vec<Outcome> {
+    (0..rules).map(|n| outcome(&format!("rule-{n:04}"), Status::Pass)).collect()
+}

@@ -1,0 +1,108 @@
+//! Other ways for a scan to end, and to be asked for again.
+
+use std::time::Duration;
+
+use openwatch_model::ScanId;
+use openwatch_model::scan::{Failure, FailureReason, ScanState, Selection};
+use openwatch_model::schedule::backoff_after_failure;
+use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::rescue::{self, Patience};
+use openwatch_store::{Role, Store, host, read, scan, vault};
+
+use super::{Applied, Rig, passing};
+
+async fn fail(store: &Store, scan: ScanId, reason: FailureReason) -> bool {
+    let mut tx = store.begin().await.unwrap();
+    let Ending::Open(open) = end::open(&mut tx, scan, None).await.unwrap() else { return false };
+    let failure = Failure { reason, detail: "no\0answer".into(), rule: None };
+    let backoff = backoff_after_failure(open.backoff, open.interval_minutes, tx.now());
+    let source = Source { attempt: open.attempt, ..Source::default() };
+    end::fail(&mut tx, &open, &source, &failure, Some(backoff)).await.unwrap();
+    tx.commit().await.unwrap();
+    true
+}
+
+#[tokio::test]
+async fn failures_count_and_a_success_ends_the_count() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    for n in 1..=3u32 {
+        let scan = rig.queued(host, Selection::full()).await;
+        assert!(fail(&rig.writer, scan, FailureReason::Unreachable).await);
+        assert!(!fail(&rig.writer, scan, FailureReason::Unreachable).await, "it has ended");
+        assert_eq!(rig.apply(scan, host, &passing(1)).await.unwrap(), Applied::Replay);
+        let mut tx = rig.api.begin_read().await.unwrap();
+        let summary = host::get(&mut tx, host).await.unwrap().unwrap();
+        assert_eq!((summary.failures, summary.suppress_until.is_some()), (n, n >= 3));
+        let row = read::scan(&mut tx, scan).await.unwrap().unwrap();
+        assert_eq!(row.failure.map(|f| f.reason), Some(FailureReason::Unreachable));
+    }
+    rig.scanned(host, &passing(1)).await;
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let summary = host::get(&mut tx, host).await.unwrap().unwrap();
+    assert_eq!((summary.failures, summary.suppress_until), (0, None));
+}
+
+#[tokio::test]
+async fn a_scan_that_nobody_speaks_of_is_tried_again_and_then_lost() {
+    let rig = Rig::new().await;
+    let caretaker = rig.database.store(Role::Caretaker).await;
+    let host = rig.host("web-1").await;
+    let scan = rig.queued(host, Selection::full()).await;
+    let patience = Patience { queued: Duration::from_secs(3600), running: Duration::from_secs(60) };
+    let overdue = || async {
+        let mut tx = caretaker.begin().await.unwrap();
+        rescue::overdue(&mut tx, patience, 10).await.unwrap()
+    };
+    assert!(overdue().await.is_empty());
+    let mut tx = rig.writer.begin().await.unwrap();
+    scan::mark_running(&mut tx, scan, host, 1, "w").await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    sqlx::query("update scan set started_at = started_at - interval '700 seconds'")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    let found = overdue().await;
+    assert_eq!((found[0].scan, found[0].attempt, found[0].state), (scan, 1, ScanState::Running));
+
+    let mut tx = caretaker.begin().await.unwrap();
+    let Ending::Open(open) = end::open(&mut tx, scan, None).await.unwrap() else { panic!("it is open") };
+    assert_eq!(rescue::retry(&mut tx, &open).await.unwrap(), 2);
+    tx.commit().await.unwrap();
+    assert!(overdue().await.is_empty());
+    assert!(fail(&caretaker, scan, FailureReason::Lost).await);
+    assert_eq!(
+        rig.number("select count(*) from scan where state = 'failed' and failure_reason = 'lost'").await,
+        1
+    );
+    assert_eq!(rig.number("select count(*) from scan_ledger").await, 1);
+}
+
+#[tokio::test]
+async fn the_vault_sees_only_the_current_attempt() {
+    let rig = Rig::new().await;
+    let store = rig.database.store(Role::Vault).await;
+    let host = rig.host("web-1").await;
+    let scan = rig.queued(host, Selection::full()).await;
+    let mut tx = store.begin().await.unwrap();
+    let attempt = vault::open_attempt(&mut tx, scan).await.unwrap().unwrap();
+    assert_eq!((attempt.attempt, attempt.tag.as_deref(), attempt.grants), (1, Some(&[7u8; 32][..]), 0));
+    assert_eq!((attempt.user.as_deref(), attempt.credential), (Some("scan"), None));
+    vault::granted(&mut tx, scan).await.unwrap();
+    tx.commit().await.unwrap();
+    rig.apply(scan, host, &passing(1)).await.unwrap();
+    let mut tx = store.begin().await.unwrap();
+    let attempt = vault::open_attempt(&mut tx, scan).await.unwrap().unwrap();
+    assert_eq!((attempt.state, attempt.grants), (ScanState::Completed, 1));
+    assert!(vault::open_attempt(&mut tx, ScanId(uuid::Uuid::new_v4())).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_failure_column_knows_every_reason_of_the_model() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    for reason in FailureReason::ALL {
+        let scan = rig.queued(host, Selection::full()).await;
+        assert!(fail(&rig.writer, scan, reason).await, "{reason:?}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What no scan rewrites is derived; the past is told from history. Both must equal a model that writes every row.
+
+use std::collections::BTreeMap;
+
+use openwatch_model::scan::Selection;
+use openwatch_model::{HostId, ScanId, Severity, Status, Timestamp};
+use openwatch_store::read;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::{Applied, Rig, outcome};
+
+/// One rule, as a system would keep it that rewrites every row on every scan.
+#[derive(Clone, Debug, PartialEq)]
+struct Naive {
+    status: Status,
+    severity: Option<Severity>,
+    check_count: u64,
+    last_scan: ScanId,
+    in_corpus: bool,
+    changed_by: ScanId,
+}
+
+/// A scan: full or filtered, and what each rule said; `None` is not in the corpus.
+type Step = (bool, Vec<Option<(Status, Option<Severity>)>>);
+
+const RULES: usize = 5;
+
+fn step() -> impl Strategy<Value = Step> {
+    let status = prop_oneof![
+        4 => Just(Status::Pass),
+        3 => Just(Status::Fail),
+        1 => Just(Status::Skipped),
+        1 => Just(Status::Error)
+    ];
+    let severity =
+        prop_oneof![6 => Just(Some(Severity::High)), 1 => Just(Some(Severity::Low)), 1 => Just(None)];
+    let rule = prop_oneof![3 => (status, severity).prop_map(Some), 1 => Just(None)];
+    (prop::bool::weighted(0.7), prop::collection::vec(rule, RULES))
+}
+
+async fn play(rig: &Rig, host: HostId, steps: &[Step]) -> Vec<(ScanId, Timestamp, BTreeMap<String, Naive>)> {
+    let mut naive: BTreeMap<String, Naive> = BTreeMap::new();
+    let mut moments = Vec::new();
+    for (full, rules) in steps {
+        let found: Vec<_> = rules
+            .iter()
+            .enumerate()
+            .filter_map(|(n, rule)| {
+                let (status, severity) = (*rule)?;
+                let mut it = outcome(&format!("rule-{n}"), status);
+                it.severity = severity;
+                Some(it)
+            })
+            .collect();
+        let selection = match full {
+            true => Selection::full(),
+            false => {
+                Selection { framework: "*".into(), rules: found.iter().map(|o| o.rule.clone()).collect() }
+            }
+        };
+        if !full && found.is_empty() {
+            continue;
+        }
+        let scan = rig.queued(host, selection).await;
+        let applied = rig.apply(scan, host, &found).await.unwrap();
+        assert!(matches!(applied, Applied::Done { .. }), "{applied:?}");
+        if *full {
+            naive.values_mut().for_each(|rule| rule.in_corpus = false);
+        }
+        for it in &found {
+            let new = Naive {
+                status: it.status,
+                severity: it.severity,
+                check_count: 0,
+                last_scan: scan,
+                in_corpus: false,
+                changed_by: scan,
+            };
+            let rule = naive.entry(it.rule.clone()).or_insert(new);
+            if (rule.status, rule.severity) != (it.status, it.severity) {
+                rule.changed_by = scan;
+            }
+            (rule.status, rule.severity, rule.last_scan) = (it.status, it.severity, scan);
+            rule.check_count += 1;
+            rule.in_corpus |= full;
+        }
+        let at: Timestamp = sqlx::query_scalar("select applied_at from scan_ledger where scan_id = $1")
+            .bind(scan.0)
+            .fetch_one(&mut rig.look().await)
+            .await
+            .unwrap();
+        moments.push((scan, at, naive.clone()));
+    }
+    moments
+}
+
+async fn check(rig: &Rig, host: HostId, steps: &[Step]) {
+    let moments = play(rig, host, steps).await;
+    let ends: BTreeMap<ScanId, Timestamp> = moments.iter().map(|(scan, at, _)| (*scan, *at)).collect();
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let Some((_, _, naive)) = moments.last() else { return };
+    let rows = read::rules(&mut tx, host, None).await.unwrap();
+    assert_eq!(rows.iter().map(|r| &r.rule).collect::<Vec<_>>(), naive.keys().collect::<Vec<_>>());
+    for row in rows {
+        let want = &naive[&row.rule];
+        let context = format!("{} after {steps:?}", row.rule);
+        assert_eq!((row.status, row.severity), (want.status, want.severity), "{context}");
+        assert_eq!(row.check_count, Some(want.check_count), "{context}");
+        assert_eq!(row.last_scan, Some(want.last_scan), "{context}");
+        assert_eq!(row.last_checked_at, Some(ends[&want.last_scan]), "{context}");
+        assert_eq!(row.last_changed_at, ends[&want.changed_by], "{context}");
+        assert_eq!(row.in_corpus, want.in_corpus, "{context}");
+    }
+    // Every moment of the past, from history alone.
+    for (scan, at, naive) in &moments {
+        for row in read::rules(&mut tx, host, Some(*at)).await.unwrap() {
+            let want = &naive[&row.rule];
+            assert_eq!(
+                (row.status, row.severity, row.in_corpus, row.last_changed_at),
+                (want.status, want.severity, want.in_corpus, ends[&want.changed_by]),
+                "{} at {at} of {steps:?}",
+                row.rule
+            );
+        }
+        let mut verdicts: Vec<_> =
+            read::verdicts(&mut tx, *scan).await.unwrap().into_iter().map(|v| (v.rule, v.status)).collect();
+        verdicts.sort();
+        let want: Vec<_> = naive
+            .iter()
+            .filter(|(_, n)| n.last_scan == *scan)
+            .map(|(rule, n)| (rule.clone(), n.status))
+            .collect();
+        assert_eq!(verdicts, want, "verdicts of one scan of {steps:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_view_equals_a_model_that_rewrites_every_row() {
+    let rig = Rig::new().await;
+    let mut runner = TestRunner::deterministic();
+    let histories = prop::collection::vec(step(), 1..9);
+    for n in 0..40 {
+        let steps = histories.new_tree(&mut runner).unwrap().current();
+        let host = rig.host(&format!("host-{n}")).await;
+        check(&rig, host, &steps).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_returns_keeps_its_count_and_its_gap() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let here = |status| Some((status, None));
+    let both = (true, vec![here(Status::Pass), here(Status::Pass)]);
+    let one = (true, vec![here(Status::Pass), None]);
+    let filtered = (false, vec![None, here(Status::Fail)]);
+    let steps = [both.clone(), both.clone(), one.clone(), filtered, one, both.clone(), both];
+    check(&rig, host, &steps).await;
+}
+
+#[tokio::test]
+async fn a_filtered_scan_moves_no_score_but_a_full_one_after_it_compares_again() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let before = [outcome("a", Status::Pass), outcome("b", Status::Pass)];
+    rig.scanned(host, &before).await;
+    let only = Selection { framework: "*".into(), rules: vec!["a".into()] };
+    let scan = rig.queued(host, only).await;
+    rig.apply(scan, host, &[outcome("a", Status::Fail)]).await.unwrap();
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let summary = openwatch_store::host::get(&mut tx, host).await.unwrap().unwrap();
+    assert_eq!((summary.counts.pass, summary.counts.fail), (2, 0));
+    drop(tx);
+    // The same outcomes as the first scan, hence the same digest: still the rule must turn back.
+    let (_, applied) = rig.scanned(host, &before).await;
+    assert!(
+        matches!(&applied, Applied::Done { changes, fast: false, .. } if changes.len() == 1),
+        "{applied:?}"
+    );
+}

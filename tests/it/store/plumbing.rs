@@ -1,0 +1,196 @@
+//! What every stage builds on: migrations, outbox, inbox, locks, calls, idempotency, audit, retention.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openwatch_model::audit::{Actor, HostCreated, MigrationApplied};
+use openwatch_store::idempotency::{self, Claim};
+use openwatch_store::outbox::{self, OutboxMessage};
+use openwatch_store::retention::{self, Keep};
+use openwatch_store::{Page, RelayLock, Role, StoreError, Wake, audit, inbox, listen, migrate, schema_state};
+use serde_json::json;
+
+use super::Rig;
+
+fn message(id: &str) -> OutboxMessage {
+    OutboxMessage {
+        message_id: id.into(),
+        subject: "ow.v1.evt.scan_completed.x".into(),
+        headers: BTreeMap::from([("ce-id".into(), id.into())]),
+        payload: vec![0, 159, 146, 150],
+    }
+}
+
+#[tokio::test]
+async fn migrating_again_does_nothing_and_a_newer_schema_is_refused() {
+    let rig = Rig::new().await;
+    let url = rig.database.url();
+    assert!(schema_state(url).await.unwrap().is_current());
+    assert_eq!(migrate(url).await.unwrap(), Vec::<i64>::new());
+    assert!(
+        rig.number("select count(*) from audit_event where action = 'system.migration.applied'").await >= 7
+    );
+    sqlx::raw_sql("insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, '', 0)")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    let refused = migrate(url).await.unwrap_err();
+    assert!(matches!(refused, StoreError::SchemaTooNew { found: 9999, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn the_outbox_keeps_order_and_wakes_its_relay() {
+    let rig = Rig::new().await;
+    let mut listener = rig.writer.listen(&[listen::OUTBOX]).await.unwrap();
+    let mut tx = rig.writer.begin().await.unwrap();
+    let messages: Vec<_> = (0..20).map(|n| message(&format!("m{n}"))).collect();
+    outbox::put(&mut tx, "writer", &messages).await.unwrap();
+    outbox::put(&mut tx, "writer", &messages[..1]).await.unwrap();
+    outbox::put(&mut tx, "drift", &[message("other")]).await.unwrap();
+    assert!(outbox::waits(&mut tx, "m3").await.unwrap());
+    tx.commit().await.unwrap();
+    let mut senders = Vec::new();
+    for _ in 0..2 {
+        let Wake::Call { payload, .. } = listener.recv().await.unwrap() else { panic!("nothing was missed") };
+        senders.push(payload);
+    }
+    senders.sort();
+    assert_eq!(senders, ["drift", "writer"]);
+    let rows = outbox::take(&rig.writer, "writer", 5).await.unwrap();
+    assert_eq!(rows.iter().map(|r| &r.message).collect::<Vec<_>>(), messages[..5].iter().collect::<Vec<_>>());
+    outbox::remove(&rig.writer, &rows.iter().map(|r| r.id).collect::<Vec<_>>()).await.unwrap();
+    assert_eq!(outbox::depth(&rig.writer, Some("writer")).await.unwrap().rows, 15);
+    assert_eq!(outbox::depth(&rig.writer, None).await.unwrap().rows, 16);
+}
+
+#[tokio::test]
+async fn one_relay_per_sender() {
+    let rig = Rig::new().await;
+    let mut held = RelayLock::try_take(&rig.writer, "writer").await.unwrap().unwrap();
+    assert!(RelayLock::try_take(&rig.writer, "writer").await.unwrap().is_none());
+    assert!(RelayLock::try_take(&rig.writer, "drift").await.unwrap().is_some());
+    held.check().await.unwrap();
+    // Its session dies, and with it the lock.
+    sqlx::query("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    assert!(held.check().await.unwrap_err().is_outage());
+    let mut again = None;
+    for _ in 0..50 {
+        again = RelayLock::try_take(&rig.writer, "writer").await.unwrap();
+        if again.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    again.unwrap().release().await;
+}
+
+#[tokio::test]
+async fn a_message_is_heard_once() {
+    let rig = Rig::new().await;
+    let mut tx = rig.writer.begin().await.unwrap();
+    assert!(inbox::first_time(&mut tx, "writer", "m").await.unwrap());
+    assert!(!inbox::first_time(&mut tx, "writer", "m").await.unwrap());
+    assert!(inbox::first_time(&mut tx, "other", "m").await.unwrap());
+}
+
+#[tokio::test]
+async fn an_idempotency_key_answers_twice_and_works_once() {
+    let rig = Rig::new().await;
+    let claim = |hash: [u8; 32]| {
+        let api = rig.api.clone();
+        async move {
+            let mut tx = api.begin().await.unwrap();
+            let claim = idempotency::claim(&mut tx, "alice", "k", &hash).await.unwrap();
+            if claim == Claim::New {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                idempotency::complete(&mut tx, "alice", "k", 202, &json!({"scan": 1})).await.unwrap();
+            }
+            tx.commit().await.unwrap();
+            claim
+        }
+    };
+    let (a, b) = tokio::join!(claim([1; 32]), claim([1; 32]));
+    let replay = Claim::Replay { status: 202, body: json!({"scan": 1}) };
+    assert!((a == Claim::New && b == replay) || (b == Claim::New && a == replay), "{a:?} {b:?}");
+    assert_eq!(claim([2; 32]).await, Claim::Reused);
+    let mut tx = rig.api.begin().await.unwrap();
+    assert_eq!(
+        idempotency::claim(&mut tx, "bob", "k", &[2; 32]).await.unwrap(),
+        Claim::New,
+        "keys are per caller"
+    );
+    assert!(
+        idempotency::complete(&mut tx, "bob", "k", 404, &json!({})).await.is_err(),
+        "only successes are kept"
+    );
+}
+
+#[tokio::test]
+async fn audit_rows_are_read_back_newest_first_without_loss_between_pages() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let mut tx = rig.api.begin().await.unwrap();
+    let events: Vec<_> = (0..25).map(|n| HostCreated { host_id: host, name: format!("h{n}\u{7}") }).collect();
+    let context = audit::Context { cause: Some("c1".into()), ..audit::Context::default() };
+    let written =
+        audit::record_many(&mut tx, &Actor::Token("alice".into()), &events, &context).await.unwrap();
+    audit::record(&mut tx, &Actor::Operator, &MigrationApplied { version: 1 }, &context).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(written[0].detail["name"], "h0\u{fffd}");
+    let filter = audit::Filter { host: Some(host), cause: Some("c1".into()), ..audit::Filter::default() };
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let (mut page, mut seen) = (Page::first(10), Vec::new());
+    loop {
+        let part = audit::list(&mut tx, &filter, &page).await.unwrap();
+        seen.extend(part.rows);
+        match part.next {
+            // All have the same time: ids alone keep the pages apart.
+            Some(next) => page.cursor = Some(next.to_string().parse().unwrap()),
+            None => break,
+        }
+    }
+    assert_eq!(seen.len(), 25);
+    let mut ids: Vec<_> = seen.iter().map(|r| r.id).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 25);
+    assert!(seen.iter().all(|r| r.actor == "alice" && r.code == "host.created"));
+}
+
+#[tokio::test]
+async fn what_has_had_its_day_is_swept() {
+    let rig = Rig::new().await;
+    let mut tx = rig.writer.begin().await.unwrap();
+    inbox::first_time(&mut tx, "writer", "old").await.unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = rig.api.begin().await.unwrap();
+    idempotency::claim(&mut tx, "alice", "k", &[1; 32]).await.unwrap();
+    tx.commit().await.unwrap();
+    let caretaker = rig.database.store(Role::Caretaker).await;
+    let mut tx = caretaker.begin().await.unwrap();
+    assert_eq!(retention::sweep(&mut tx, Keep::default()).await.unwrap(), retention::Swept::default());
+    tx.commit().await.unwrap();
+    sqlx::raw_sql("update inbox set received_at = now() - interval '40 days'; update idempotency_key set expires_at = now()")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    let mut tx = caretaker.begin().await.unwrap();
+    let swept = retention::sweep(&mut tx, Keep::default()).await.unwrap();
+    assert_eq!((swept.inbox, swept.idempotency_keys), (1, 1));
+}
+
+#[tokio::test]
+async fn an_outage_is_told_from_a_refusal() {
+    let rig = Rig::new().await;
+    let mut tx = rig.writer.begin().await.unwrap();
+    sqlx::query("select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    let error = inbox::first_time(&mut tx, "writer", "m").await.unwrap_err();
+    assert!(error.is_outage(), "{error:?}");
+    drop(tx);
+    rig.writer.ping().await.unwrap();
+}

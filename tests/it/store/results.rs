@@ -1,0 +1,274 @@
+//! Results become rule state, transactions and a ledger row, once.
+
+use std::time::{Duration, Instant};
+
+use openwatch_model::drift::SeverityCounts;
+use openwatch_model::scan::Selection;
+use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::transaction::ChangeKind;
+use openwatch_model::{Severity, Status};
+use openwatch_store::apply::{self, Completion};
+use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::{StoreError, finding, host, read};
+
+use super::{Applied, Rig, apply_result, outcome, passing, with_output};
+
+const TRANSACTIONS: &str = "select count(*) from transactions";
+
+fn kinds(applied: &Applied) -> Vec<(String, ChangeKind)> {
+    match applied {
+        Applied::Done { changes, .. } => changes.iter().map(|c| (c.rule.clone(), c.kind)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_first_scan_sees_every_rule_for_the_first_time() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let (scan, applied) = rig.scanned(host, &passing(50)).await;
+    assert_eq!(kinds(&applied).len(), 50);
+    assert!(kinds(&applied).iter().all(|(_, kind)| *kind == ChangeKind::FirstSeen));
+    assert_eq!(rig.number(TRANSACTIONS).await, 50);
+    assert_eq!(rig.number("select count(*) from host_rule_state where check_count = 1").await, 50);
+
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let summary = host::get(&mut tx, host).await.unwrap().unwrap();
+    assert_eq!((summary.state, summary.counts.pass), (ComplianceState::Compliant, 50));
+    assert_eq!(summary.verified.map(|(scan, _)| scan), Some(scan));
+    let verdicts = read::verdicts(&mut tx, scan).await.unwrap();
+    assert_eq!(verdicts.len(), 50);
+    let evidence = read::evidence(&mut tx, host, "rule-0007", None).await.unwrap().unwrap();
+    assert_eq!(
+        (&evidence.body["detail"], &evidence.body["checks"][0]["command"]),
+        (&"seen".into(), &"probe rule-0007".into())
+    );
+}
+
+#[tokio::test]
+async fn an_identical_rescan_adds_a_ledger_row_and_nothing_else() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    rig.scanned(host, &passing(50)).await;
+    let versions = "select sum(xmin::text::bigint)::bigint from rule_state";
+    let before = rig.number(versions).await;
+    let (scan, applied) = rig.scanned(host, &passing(50)).await;
+    assert!(
+        matches!(&applied, Applied::Done { changes, fast: true, .. } if changes.is_empty()),
+        "{applied:?}"
+    );
+    assert_eq!(rig.number(TRANSACTIONS).await, 50);
+    assert_eq!(rig.number("select count(*) from host_rule_state where check_count = 2").await, 50);
+    assert_eq!(rig.number(versions).await, before, "no rule's row was rewritten");
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let row = read::scan(&mut tx, scan).await.unwrap().unwrap();
+    assert!(row.found.unwrap().unchanged);
+    assert_eq!(read::verdicts(&mut tx, scan).await.unwrap().len(), 50);
+}
+
+#[tokio::test]
+async fn one_flip_is_one_transaction_with_both_scores() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let mut outcomes = passing(10);
+    rig.scanned(host, &outcomes).await;
+    outcomes[3] = outcome("rule-0003", Status::Fail);
+    let (_, applied) = rig.scanned(host, &outcomes).await;
+    assert_eq!(kinds(&applied), [("rule-0003".to_owned(), ChangeKind::StateChanged)]);
+    let Applied::Done { summary, .. } = applied else { unreachable!() };
+    assert_eq!((summary.before, summary.after), (Score { pass: 10, fail: 0 }, Score { pass: 9, fail: 1 }));
+    assert_eq!(summary.became_failing, SeverityCounts { medium: 1, ..SeverityCounts::default() });
+
+    // Severity alone, then status and severity together: one transaction each, status winning.
+    outcomes[3].severity = Some(Severity::Critical);
+    let (_, applied) = rig.scanned(host, &outcomes).await;
+    assert_eq!(kinds(&applied), [("rule-0003".to_owned(), ChangeKind::SeverityChanged)]);
+    outcomes[3] = outcome("rule-0003", Status::Error);
+    let (_, applied) = rig.scanned(host, &outcomes).await;
+    assert_eq!(kinds(&applied), [("rule-0003".to_owned(), ChangeKind::StateChanged)]);
+}
+
+#[tokio::test]
+async fn evidence_that_moved_under_the_same_verdict_is_no_transaction() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    rig.scanned(host, &[with_output("r", Status::Pass, "one")]).await;
+    let (_, applied) = rig.scanned(host, &[with_output("r", Status::Pass, "two")]).await;
+    assert!(kinds(&applied).is_empty());
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let evidence = read::evidence(&mut tx, host, "r", None).await.unwrap().unwrap();
+    assert_eq!(evidence.body["checks"][0]["stdout"], "two");
+    let then = read::evidence(&mut tx, host, "r", Some(1)).await.unwrap().unwrap();
+    assert_eq!(then.body["checks"][0]["stdout"], "one");
+    assert_eq!(rig.number("select count(*) from host_rule_state where check_count = 2").await, 1);
+}
+
+#[tokio::test]
+async fn a_replay_changes_nothing_and_another_host_is_a_conflict() {
+    let rig = Rig::new().await;
+    let (host, other) = (rig.host("web-1").await, rig.host("web-2").await);
+    let (scan, _) = rig.scanned(host, &passing(5)).await;
+    for _ in 0..3 {
+        assert_eq!(rig.apply(scan, host, &passing(5)).await.unwrap(), Applied::Replay);
+    }
+    assert_eq!(rig.apply(scan, other, &passing(5)).await.unwrap(), Applied::OtherHost);
+    assert_eq!(rig.number("select count(*) from host_rule_state where check_count = 1").await, 5);
+    assert_eq!(rig.number("select count(*) from scan_ledger").await, 1);
+}
+
+#[tokio::test]
+async fn of_two_racing_replays_one_applies() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    for round in 0..10 {
+        let scan = rig.queued(host, Selection::full()).await;
+        let outcomes = vec![with_output("r", Status::Pass, &round.to_string())];
+        let (a, b, c) = tokio::join!(
+            rig.apply(scan, host, &outcomes),
+            rig.apply(scan, host, &outcomes),
+            rig.apply(scan, host, &outcomes)
+        );
+        let done = [a, b, c].into_iter().filter(|r| matches!(r, Ok(Applied::Done { .. }))).count();
+        assert_eq!(done, 1);
+    }
+    assert_eq!(rig.number("select check_count from host_rule_state").await, 10);
+}
+
+#[tokio::test]
+async fn a_late_result_of_an_older_scan_changes_no_state() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    let late = rig.queued(host, Selection::full()).await;
+    // Only a hand in the database lets two scans of a host be open: the index forbids it otherwise.
+    sqlx::raw_sql("drop index scan_one_open_per_host").execute(&mut rig.look().await).await.unwrap();
+    sqlx::raw_sql("create unique index scan_one_open_per_host on scan (host_id) where state in ('queued', 'running') and number > 1")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    sqlx::raw_sql(
+        "insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, queued_at)
+         select gen_random_uuid(), id, 2, 'manual', 'manual', 't', '*', '1.0.0', now() from host",
+    )
+    .execute(&mut rig.look().await)
+    .await
+    .unwrap();
+    let newer: uuid::Uuid = sqlx::query_scalar("select id from scan where number = 2")
+        .fetch_one(&mut rig.look().await)
+        .await
+        .unwrap();
+    let newer = openwatch_model::ScanId(newer);
+    rig.apply(newer, host, &[outcome("r", Status::Pass)]).await.unwrap();
+    assert_eq!(rig.apply(late, host, &[outcome("r", Status::Fail)]).await.unwrap(), Applied::Superseded);
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let rules = read::rules(&mut tx, host, None).await.unwrap();
+    assert_eq!((rules[0].status, rules[0].check_count), (Status::Pass, Some(1)));
+    assert!(read::scan(&mut tx, late).await.unwrap().unwrap().superseded);
+}
+
+#[tokio::test]
+async fn what_the_database_refuses_leaves_nothing_behind() {
+    let rig = Rig::new().await;
+    let (host, other) = (rig.host("web-1").await, rig.host("web-2").await);
+    let scan = rig.queued(host, Selection::full()).await;
+    let findings = finding::prepare(&passing(20)).unwrap();
+    let mut tx = rig.writer.begin().await.unwrap();
+    let Ending::Open(mut open) = end::open(&mut tx, scan, Some(host)).await.unwrap() else {
+        panic!("it is open")
+    };
+    // The scan is of another host: the foreign key over both says no.
+    open.host = other;
+    let summary = openwatch_model::drift::Summary::default();
+    let (platform, capabilities) = Default::default();
+    let done = Completion {
+        source: Source { attempt: 1, ..Source::default() },
+        findings: &findings,
+        digest: [1; 32],
+        summary: &summary,
+        state: ComplianceState::Compliant,
+        platform: &platform,
+        capabilities: &capabilities,
+        timings: &[],
+    };
+    let comparison = apply::compare(&mut tx, &open, &findings).await.unwrap();
+    let changes = super::changes(&comparison, &findings);
+    let refused = apply::write(&mut tx, &open, &done, &comparison, &changes).await.unwrap_err();
+    assert_eq!(refused.reason(), "fk_violation", "{refused}");
+    drop(tx);
+    for table in [
+        "select count(*) from transactions",
+        "select count(*) from evidence",
+        "select count(*) from scan_ledger",
+    ] {
+        assert_eq!(rig.number(table).await, 0, "{table}");
+    }
+    assert!(matches!(rig.apply(scan, host, &passing(20)).await, Ok(Applied::Done { .. })));
+}
+
+#[tokio::test]
+async fn checks_guard_evidence_whoever_writes_it() {
+    let rig = Rig::new().await;
+    let mut look = rig.look().await;
+    for (body, bytes) in [("[]", 2), ("null", 4), ("\"x\"", 3), ("{}", 262_145), ("{}", 1)] {
+        let refused = sqlx::query("insert into evidence (hash, body, bytes) values ($1, $2::jsonb, $3)")
+            .bind(vec![0u8; 32])
+            .bind(serde_json::from_str::<serde_json::Value>(body).unwrap())
+            .bind(bytes)
+            .execute(&mut look)
+            .await
+            .map_err(StoreError::from);
+        assert!(matches!(refused, Err(StoreError::Refused { .. })), "{body} {bytes}");
+    }
+}
+
+#[tokio::test]
+async fn nul_in_output_is_stored_as_a_replacement() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    rig.scanned(host, &[with_output("r", Status::Fail, "a\0b")]).await;
+    let mut tx = rig.api.begin_read().await.unwrap();
+    let evidence = read::evidence(&mut tx, host, "r", None).await.unwrap().unwrap();
+    assert_eq!(evidence.body["checks"][0]["stdout"], "a\u{fffd}b");
+    assert_eq!(evidence.body["nul_replaced"], true);
+}
+
+#[tokio::test]
+async fn fifty_hosts_with_the_same_news_never_wait_in_a_circle() {
+    let rig = Rig::new().await;
+    let mut scans = Vec::new();
+    for n in 0..50 {
+        let host = rig.host(&format!("web-{n}")).await;
+        scans.push((rig.queued(host, Selection::full()).await, host));
+    }
+    let outcomes = passing(100);
+    let applied = futures::future::join_all(
+        scans.iter().map(|(scan, host)| apply_result(&rig.writer, *scan, *host, &outcomes)),
+    )
+    .await;
+    assert!(applied.iter().all(|r| matches!(r, Ok(Applied::Done { .. }))));
+    assert_eq!(rig.number(TRANSACTIONS).await, 5000);
+    assert_eq!(rig.number("select count(*) from evidence").await, 100, "each distinct body once");
+}
+
+#[tokio::test]
+async fn a_thousand_rules_take_well_under_two_seconds() {
+    let rig = Rig::new().await;
+    let outcomes = passing(1000);
+    let (mut first, mut same, mut one) = (Duration::MAX, Duration::MAX, Duration::MAX);
+    for n in 0..5 {
+        let host = rig.host(&format!("web-{n}")).await;
+        let mut outcomes: Vec<_> =
+            outcomes.iter().map(|o| with_output(&o.rule, o.status, &format!("{n}"))).collect();
+        for (round, best) in [&mut first, &mut same, &mut one].into_iter().enumerate() {
+            if round == 2 {
+                outcomes[0] = outcome("rule-0000", Status::Fail);
+            }
+            let scan = rig.queued(host, Selection::full()).await;
+            let start = Instant::now();
+            rig.apply(scan, host, &outcomes).await.unwrap();
+            *best = (*best).min(start.elapsed());
+        }
+    }
+    println!("1000 rules: first seen {first:?}, unchanged {same:?}, one changed {one:?} (with preparing)");
+    assert!(first < Duration::from_secs(2));
+    assert!(same < first);
+}

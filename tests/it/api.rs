@@ -6,6 +6,7 @@ mod health;
 mod inventory;
 mod look;
 mod scans;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -32,8 +32,6 @@ const WORLDS: &[(&str, &[&str])] = &[
     ("reqwest", &["pipeline", "app"]),
     ("hpke", &["trust"]),
     ("aes-gcm", &["trust"]),
-    ("hmac", &["trust"]),
-    ("hkdf", &["trust"]),
     ("ed25519-dalek", &["trust"]),
     ("serde-saphyr", &["rules", "trust"]),
 ];

@@ -1,5 +1,6 @@
 //! One binary for every test that needs servers, files of the checkout, or the built program.
 
+mod bench;
 mod layering;
 mod private;
 mod api;
@@ -9,3 +10,4 @@ mod remote_drop;
 mod remote_host_key;
 mod remote_hostile;
 mod remote_login;
+mod bus;

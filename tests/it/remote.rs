@@ -245,21 +245,3 @@ async fn a_session_runs_several_plans() {
     assert_eq!((observations.len(), report.executions), (0, 0));
     session.close().await;
 }
-
-#[tokio::test]
-async fn zz_perf() {
-    let sshd = Options::new().start();
-    let commands = (0..500).map(|i| Command::new(format!("grep -c root{i} /etc/passwd"))).collect();
-    let plan = Plan { commands };
-    for lanes in [1, 2, 4] {
-        for _ in 0..3 {
-            let since = std::time::Instant::now();
-            let mut session = login(&sshd).await;
-            let t_login = since.elapsed();
-            let options = RunOptions { lanes, ..RunOptions::within(Duration::from_secs(60)) };
-            let (_, report) = session.run(&plan, &options, &sshd.secret()).await.expect("runs");
-            eprintln!("lanes {lanes}: login {t_login:?} total {:?} {report:?}", since.elapsed());
-            session.close().await;
-        }
-    }
-}

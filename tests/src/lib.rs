@@ -12,6 +12,7 @@ pub mod nats;
 pub mod program;
 pub mod proxy;
 pub mod sshd;
+pub mod stack;
 pub mod wait;
 pub mod world;
 
@@ -20,5 +21,6 @@ pub use database::Database;
 pub use nats::Nats;
 pub use program::{Program, Running, openwatch};
 pub use proxy::Proxy;
+pub use stack::Stack;
 pub use wait::{eventually, eventually_within};
 pub use world::World;

@@ -138,3 +138,61 @@ pub(crate) async fn render(State(metrics): State<Option<PrometheusHandle>>) -> R
         None => StatusCode::NOT_FOUND.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use axum::http::Request;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(router: &Router, method: &str, path: &str) -> (u16, String, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let kind = answer.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), BODY_LIMIT).await.unwrap();
+        (status, kind, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn health_answers_alone_and_everything_else_is_a_problem() {
+        let health = Health::new();
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        let router = health_router(health.clone(), Some(metrics));
+        assert_eq!(ask(&router, "GET", "/health/live").await.0, 200);
+        assert_eq!(ask(&router, "GET", "/health/ready").await.0, 200);
+        let (status, kind, _) = ask(&router, "GET", "/metrics").await;
+        assert_eq!((status, kind.as_str()), (200, "text/plain; version=0.0.4"));
+
+        health.require("nats", || async { Err("nats://user:secret@bus".into()) });
+        let (status, _, body) = ask(&router, "GET", "/health/ready").await;
+        assert!(status == 503 && body.contains("nats") && !body.contains("secret"), "{body}");
+        health.watch("writer", Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(ask(&router, "GET", "/health/live").await.0, 503);
+
+        for (method, path, status, code) in [
+            ("GET", "/api/v1/hosts", 404, "resource.not_found"),
+            ("POST", "/health/live", 405, "request.method_not_allowed"),
+        ] {
+            let (told, kind, body) = ask(&router, method, path).await;
+            assert_eq!((told, kind.as_str()), (status, "application/problem+json"));
+            assert!(body.contains(code), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_problem_and_not_a_broken_connection() {
+        async fn broken() {
+            panic!("on purpose")
+        }
+        let router = enveloped(Router::new().route("/broken", get(broken)));
+        let (status, _, body) = ask(&router, "GET", "/broken").await;
+        assert!(status == 500 && body.contains("server.internal") && !body.contains("on purpose"), "{body}");
+    }
+}

@@ -53,6 +53,10 @@ pub async fn measure(
         "checks ran"
     );
     let judged = checks.judge(&observations);
+    if probe_report.out_of_time || report.out_of_time {
+        let detail = "not finished within its time limit".to_owned();
+        return Err(Failure { reason: FailureReason::Timeout, detail, rule: None });
+    }
     if let Some(rule) = judged.oversize.clone() {
         let detail = format!("rule {rule} printed more than {} MiB", OUTPUT_RULE_CAP >> 20);
         return Err(Failure { reason: FailureReason::EvidenceOversize, detail, rule: Some(rule) });

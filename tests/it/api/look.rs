@@ -41,11 +41,11 @@ values ('$HOST', 'a', 'pass', 'low', '{"cis_rhel9": ["1.1"]}', sha256('e'), sha2
   ('$HOST', 'b', 'fail', 'high', '{}', sha256('e'), sha256('b'), '2026-01-01 01:00Z', '2026-01-01 02:00Z', 1, 1);
 insert into transactions (id, host_id, rule_id, scan_id, host_number, change_kind, status, severity, prior_status,
   prior_severity, framework_refs, evidence_hash, occurred_at)
-values (gen_random_uuid(), '$HOST', 'a', '$ONE', 1, 'first_seen', 'pass', 'low', null, null, '{"cis_rhel9": ["1.1"]}', sha256('e'), '2026-01-01 01:00Z'),
-  (gen_random_uuid(), '$HOST', 'b', '$ONE', 1, 'first_seen', 'pass', 'high', null, null, '{}', sha256('e'), '2026-01-01 01:00Z'),
-  (gen_random_uuid(), '$HOST', 'b', '$TWO', 2, 'state_changed', 'fail', 'high', 'pass', 'high', '{}', sha256('e'), '2026-01-01 02:00Z');
+values ('01900000-0000-7000-8000-000000000001', '$HOST', 'a', '$ONE', 1, 'first_seen', 'pass', 'low', null, null, '{"cis_rhel9": ["1.1"]}', sha256('e'), '2026-01-01 01:00Z'),
+  ('01900000-0000-7000-8000-000000000002', '$HOST', 'b', '$ONE', 1, 'first_seen', 'pass', 'high', null, null, '{}', sha256('e'), '2026-01-01 01:00Z'),
+  ('01900000-0000-7000-8000-000000000003', '$HOST', 'b', '$TWO', 2, 'state_changed', 'fail', 'high', 'pass', 'high', '{}', sha256('e'), '2026-01-01 02:00Z');
 insert into drift (scan_id, host_id, kind, drift, policy_version, detected_at)
-select '$TWO', '$HOST', 'major_worsening', jsonb_build_object('kind', 'major_worsening', 'summary', l.summary), '1.0.0', '2026-01-01 02:00Z'
+select '$TWO', '$HOST', 'major_worsening', l.summary || '{"kind": "major_worsening", "has_prior_baseline": true, "score_undefined": false}', '1.0.0', '2026-01-01 02:00Z'
 from scan_ledger l where l.scan_id = '$TWO';
 "#;
 

@@ -358,17 +358,21 @@ async fn a_reader_cannot_make_the_server_speak_for_it() {
     let nats = Nats::with_topology().await;
     let admin = nats.bus(User::Admin).await;
     let reader = nats.client(User::Reader).await;
-    for (name, target) in [("a", "ow.v1.job.manual.h"), ("b", "ow.v1.result.final.h.s"), ("c", "ow.v1.audit.x")] {
+    for (name, target) in
+        [("a", "ow.v1.job.manual.h"), ("b", "ow.v1.result.final.h.s"), ("c", "ow.v1.audit.x")]
+    {
         let config = serde_json::json!({ "durable_name": name, "deliver_subject": target, "ack_policy": "none",
             "deliver_policy": "all", "replay_policy": "instant" });
-        let body = serde_json::json!({ "stream_name": "OW_EVENTS_PUBLIC", "config": config, "action": "create" });
+        let body =
+            serde_json::json!({ "stream_name": "OW_EVENTS_PUBLIC", "config": config, "action": "create" });
         let subject = format!("$JS.API.CONSUMER.CREATE.OW_EVENTS_PUBLIC.{name}");
         reader.request(subject, body.to_string().into()).await.unwrap();
     }
     for i in 0..20 {
         admin.publish(&message("ow.v1.evt.scan_failed.h", &format!("e{i}"))).await.unwrap();
     }
-    let mirrored = || async { (admin.stream_info("OW_EVENTS_PUBLIC").await.ok()?.messages == 20).then_some(()) };
+    let mirrored =
+        || async { (admin.stream_info("OW_EVENTS_PUBLIC").await.ok()?.messages == 20).then_some(()) };
     eventually("the mirror has them", mirrored).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     for stream in ["OW_JOBS", "OW_RESULTS", "OW_AUDIT"] {

@@ -83,7 +83,6 @@ codes! {
     MethodNotAllowed "request.method_not_allowed" METHOD_NOT_ALLOWED Client false "the path does not take this method"
     HostNotFound "host.not_found" NOT_FOUND Client false "no such host"
     HostDuplicate "host.duplicate" CONFLICT Client false "a host of that name exists"
-    HostKeyNotFound "host_key.not_found" NOT_FOUND Client false "the host offers no such key"
     CredentialNotFound "credential.not_found" NOT_FOUND Client false "no such credential"
     CredentialDuplicate "credential.duplicate" CONFLICT Client false "a credential of that name exists"
     CredentialInUse "credential.in_use" CONFLICT Client false "hosts still log in with this credential"

@@ -79,8 +79,8 @@ pub enum Command {
 
     /// How the fleet stands
     Status(LookArgs),
-    /// Scans, newest first
-    Scans(ListArgs),
+    /// Scans, newest first; with an id, that scan
+    Scans(ScansArgs),
     /// What changed, newest first
     Transactions(ListArgs),
 
@@ -249,6 +249,15 @@ pub struct ListArgs {
     pub as_of: Option<String>,
 }
 
+/// Scans.
+#[derive(Debug, Clone, Args)]
+pub struct ScansArgs {
+    /// Show this scan: what fails, and the slowest rules
+    pub scan: Option<uuid::Uuid>,
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
 /// A stage that shares its word with a list: with `--keys` or `--config` the stage runs, without them it lists.
 #[derive(Debug, Clone, Args)]
 pub struct DriftArgs {
@@ -364,7 +373,7 @@ pub struct IssueArgs {
     /// Key directory that holds the data-encryption key
     #[arg(long)]
     pub dir: PathBuf,
-    /// Directory to write to: the key directory of that process
+    /// Directory to write to: the key directory of that process; for a token, the file
     #[arg(long)]
     pub out: PathBuf,
     #[command(flatten)]

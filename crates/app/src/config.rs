@@ -24,7 +24,7 @@ pub struct File {
     /// NATS.
     pub nats: NatsSection,
     /// REST.
-    pub api: ListenSection,
+    pub api: ApiSection,
     /// Health and metrics of a stage process.
     pub health: ListenSection,
     /// Workers.
@@ -49,6 +49,20 @@ pub struct NatsSection {
     pub servers: Vec<String>,
     /// CA certificates in PEM.
     pub ca: Option<PathBuf>,
+}
+
+/// REST.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiSection {
+    /// Address and port.
+    pub listen: Option<String>,
+    /// TLS certificate and its chain in PEM; with `key`.
+    pub certificate: Option<PathBuf>,
+    /// TLS private key in PEM; with `certificate`.
+    pub key: Option<PathBuf>,
+    /// Serve plain HTTP beyond this machine too, because something in front speaks TLS.
+    pub plain_beyond_loopback: bool,
 }
 
 /// Somewhere to listen.
@@ -89,6 +103,10 @@ pub struct Settings {
     pub nats_ca: Option<PathBuf>,
     /// REST address.
     pub api_listen: Option<String>,
+    /// TLS certificate and key of REST.
+    pub api_tls: Option<(PathBuf, PathBuf)>,
+    /// Plain HTTP beyond this machine.
+    pub api_plain_beyond_loopback: bool,
     /// Health address.
     pub health_listen: Option<String>,
     /// Scans at a time.
@@ -257,6 +275,14 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         problems
             .push(format!("key directory {} does not exist; `openwatch keys init` makes one", dir.display()));
     }
+    let api_tls = match (file.api.certificate, file.api.key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => {
+            problems.push("api.certificate and api.key go together".into());
+            None
+        }
+    };
     let settings = Settings {
         data_dir: flags.data_dir.or(file.data_dir),
         keys,
@@ -265,6 +291,8 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         nats_servers,
         nats_ca: flags.nats_ca.or(file.nats.ca),
         api_listen: listen("api.listen", flags.listen.or(file.api.listen), &mut problems),
+        api_tls,
+        api_plain_beyond_loopback: file.api.plain_beyond_loopback,
         health_listen: listen("health.listen", flags.health_listen.or(file.health.listen), &mut problems),
         slots,
         lanes,

@@ -92,7 +92,10 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Rules(command) => tools::rules::run(command).await,
         Command::Policy(command) => done(tools::policy::run(command).await),
         Command::Status(args) => done(client::look::status(args).await),
-        Command::Scans(args) => done(client::look::scans(args).await),
+        Command::Scans(args) => match args.scan {
+            Some(id) => done(client::scan::show_scan(&args.list.client, id).await),
+            None => done(client::look::scans(args.list).await),
+        },
         Command::Transactions(args) => done(client::look::transactions(args).await),
         Command::Events(command) => tools::events::run(command).await,
         Command::DeadLetters(command) => done(tools::prepare::dead_letters(command).await),

@@ -9,9 +9,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Bus, BusError};
+
+/// How long the last questions may take to arrive, and the last answers to leave, when told to stop.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// A question that arrived, or an answer.
 #[derive(Clone, Debug)]
@@ -114,9 +118,18 @@ where
     let mut tasks = JoinSet::new();
     let denied = bus.denied(subject);
     tokio::pin!(denied);
+    let mut end_by = None;
     loop {
         let message = tokio::select! {
-            () = shutdown.cancelled() => break,
+            () = shutdown.cancelled(), if end_by.is_none() => {
+                // No more questions; those already on their way to us are still answered.
+                end_by = Some(Instant::now() + DRAIN);
+                if questions.drain().await.is_err() {
+                    break;
+                }
+                continue;
+            }
+            () = sleep_until(end_by.unwrap_or_else(Instant::now)), if end_by.is_some() => break,
             () = &mut denied => return Err(BusError::Denied { user: bus.user.as_str(), subject: subject.to_owned() }),
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 if let Err(error) = ended {
@@ -124,7 +137,11 @@ where
                 }
                 continue;
             }
-            message = questions.next() => message.ok_or_else(disconnected)?,
+            message = questions.next() => match message {
+                Some(message) => message,
+                None if end_by.is_some() => break,
+                None => return Err(disconnected()),
+            },
         };
         let Some(reply) = message.reply.clone() else { continue };
         let Ok(permit) = slots.clone().acquire_owned().await else { break };
@@ -139,11 +156,9 @@ where
             drop(permit);
         });
     }
-    // No more questions; those in hand are answered.
-    if let Err(error) = questions.unsubscribe().await {
-        tracing::debug!(subject, %error, "the subscription ended by itself");
-    }
     while tasks.join_next().await.is_some() {}
+    // The last answers, and our leave, reach the server even if the process ends now.
+    let _ = tokio::time::timeout(DRAIN, bus.client.flush()).await;
     Ok(())
 }
 

@@ -62,7 +62,11 @@ impl VaultKeys {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn reencrypt_secret(&self, stored: &[u8], credential: CredentialId) -> Result<Option<Vec<u8>>, DecryptError> {
+    pub fn reencrypt_secret(
+        &self,
+        stored: &[u8],
+        credential: CredentialId,
+    ) -> Result<Option<Vec<u8>>, DecryptError> {
         if key_id_of(stored) == Some(self.current()) {
             return Ok(None);
         }

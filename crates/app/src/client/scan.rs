@@ -8,7 +8,7 @@ use openwatch_model::Status;
 use openwatch_model::scan::ScanState;
 
 use super::{Client, table};
-use crate::cli::ScanArgs;
+use crate::cli::{ClientArgs, ScanArgs};
 use crate::exit::{Failure, TRY_AGAIN, UNAVAILABLE};
 use crate::place::url_encode;
 
@@ -50,6 +50,16 @@ pub async fn run(args: ScanArgs) -> Result<u8, Failure> {
     bar.finish_and_clear();
     show(&client, &ended).await?;
     Ok(exit_code(ended.iter().map(|detail| &detail.scan)))
+}
+
+/// `scans ID`.
+///
+/// # Errors
+/// As the API's answer.
+pub async fn show_scan(args: &ClientArgs, id: uuid::Uuid) -> Result<(), Failure> {
+    let client = Client::new(args)?;
+    let detail: ScanDetail = client.get(&format!("/scans/{id}"), &[]).await?;
+    show(&client, &[detail]).await
 }
 
 fn progress(scans: usize) -> ProgressBar {

@@ -7,7 +7,7 @@ pub mod up;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use self::process::{Process, api_config};
+use self::process::{Process, rest_config};
 use self::stages::Wiring;
 use crate::config::{Flags, load};
 use crate::exit::{Failure, INTERNAL};
@@ -47,9 +47,8 @@ pub async fn stage(stage: Stage, flags: Flags) -> Result<u8, Failure> {
         Stage::Alerts => wiring.alerts().await?,
         Stage::Liveness => wiring.liveness().await?,
         Stage::Api => {
-            let listen = settings.api_listen.as_deref().unwrap_or(DEFAULT_LISTEN);
             let bound = |address| tracing::info!(%address, "REST");
-            wiring.api(api_config(listen)?, metrics, bound).await?;
+            wiring.api(rest_config(&settings)?, metrics, bound).await?;
         }
     }
     tracing::info!(?stage, "running");

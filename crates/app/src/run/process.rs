@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openwatch_api::{ApiConfig, Beat, Health};
+use openwatch_api::{ApiConfig, Beat, Health, TlsFiles};
 use openwatch_bus::consume::Pulse;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -164,7 +164,7 @@ fn told(ended: Ended) {
     }
 }
 
-/// A listening address, checked.
+/// A listening address, checked; plain HTTP on loopback only.
 ///
 /// # Errors
 /// 64 when it is none.
@@ -173,6 +173,17 @@ pub fn api_config(listen: &str) -> Result<ApiConfig, Failure> {
         Failure::usage(format!("`{listen}` is not an address and a port such as 127.0.0.1:8080"))
     })?;
     Ok(ApiConfig { listen, tls: None, plain_beyond_loopback: false })
+}
+
+/// The same with the TLS files of the configuration.
+///
+/// # Errors
+/// 64 when the address is none.
+pub fn rest_config(settings: &crate::config::Settings) -> Result<ApiConfig, Failure> {
+    let mut config = api_config(settings.api_listen.as_deref().unwrap_or(super::DEFAULT_LISTEN))?;
+    config.tls = settings.api_tls.clone().map(|(certificate, key)| TlsFiles { certificate, key });
+    config.plain_beyond_loopback = settings.api_plain_beyond_loopback;
+    Ok(config)
 }
 
 /// An error of the API with its exit code.

@@ -12,9 +12,9 @@ use openwatch_trust::policy::default_policy_yaml;
 use zeroize::Zeroizing;
 
 use super::connect::{self, bus_failure, store_failure};
-use super::process::{Process, api_config};
+use super::process::{Process, rest_config};
 use super::stages::Wiring;
-use super::{DEFAULT_LISTEN, harden, metrics};
+use super::{harden, metrics};
 use crate::config::{Settings, load};
 use crate::corpus_files;
 use crate::exit::{Failure, UNAVAILABLE, USAGE};
@@ -37,12 +37,12 @@ impl From<PrivateError> for Failure {
 pub async fn run(args: crate::cli::UpArgs) -> Result<u8, Failure> {
     let rules = args.rules.clone();
     let mut settings = load(args.into())?;
-    let listen = settings.api_listen.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
-    let config = api_config(&listen)?;
+    let config = rest_config(&settings)?;
     // Before anything is started: the most usual mistake should cost no time.
     drop(std::net::TcpListener::bind(config.listen).map_err(|error| {
         Failure::unavailable(format!(
-            "failed to listen on {listen}: {error}; choose another address with --listen"
+            "failed to listen on {}: {error}; choose another address with --listen",
+            config.listen
         ))
     })?);
     let dir = settings.data_dir.clone().unwrap_or_else(default_data_dir);
@@ -191,7 +191,7 @@ async fn serve(
             .unwrap_or_else(|| Failure::unavailable("the API did not start")));
     };
     ClientFile {
-        url: format!("http://{bound}"),
+        url: format!("{}://{bound}", if settings.api_tls.is_some() { "https" } else { "http" }),
         token_file,
         nats_url: settings.nats_servers.join(","),
         reader_seed_file: keys.reader_seed_file(),

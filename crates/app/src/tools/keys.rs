@@ -39,8 +39,9 @@ pub async fn run(command: KeysCommand) -> Result<(), Failure> {
 async fn issue_token(args: IssueArgs) -> Result<(), Failure> {
     let settings = load(Flags::of_database(args.database))?;
     let store = connect::store(&settings, Role::Api, 1).await?;
-    mint(&store, &args.name, &args.out).await?;
-    table::line(&format!("token `{}` written to {}", args.name, args.out.display()));
+    let file = if args.out.is_dir() { args.out.join("token") } else { args.out };
+    mint(&store, &args.name, &file).await?;
+    table::line(&format!("token `{}` written to {}", args.name, file.display()));
     Ok(())
 }
 

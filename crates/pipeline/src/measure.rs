@@ -40,13 +40,14 @@ pub async fn measure(
     options: &MeasureOptions,
     progress: Progress<'_>,
 ) -> Result<Measurement, Failure> {
+    // One lane: the probes are few and quick, and each lane is one more line in the target's sudo log.
     let probes = corpus.probe_plan();
     let (answers, probe_report) =
-        run(session, &probes, secret, options, &|done, _| progress(done, 0)).await?;
+        run(session, &probes, secret, options, 1, &|done, _| progress(done, 0)).await?;
     let facts = corpus.facts(&answers, &options.capabilities);
     let checks = corpus.plan(&facts, &options.selection);
     let begun = Instant::now();
-    let (observations, report) = run(session, &checks.plan, secret, options, progress).await?;
+    let (observations, report) = run(session, &checks.plan, secret, options, options.lanes, progress).await?;
     tracing::debug!(
         commands = observations.len(),
         elapsed_ms = begun.elapsed().as_millis() as u64,
@@ -78,6 +79,7 @@ async fn run(
     plan: &Plan,
     secret: &Secret,
     options: &MeasureOptions,
+    lanes: u8,
     progress: Progress<'_>,
 ) -> Result<(Vec<Observation>, RunReport), Failure> {
     let total = plan.commands.len();
@@ -86,7 +88,7 @@ async fn run(
         progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
     };
     let run = RunOptions {
-        lanes: options.lanes,
+        lanes,
         sudo: options.sudo,
         deadline: options.deadline,
         caps: Caps::default(),

@@ -53,7 +53,7 @@ pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag)
     let mut trace = Trace::default();
     let verdict = match perform(worker, message, job, tag, begun, &mut trace).await {
         Ok(measurement) => Verdict::Completed(measurement),
-        Err(Stop::Later(after)) => return Next::Retry { after },
+        Err(Stop::Later(after)) => return Next::Retry { after: patience(after, message.deliveries) },
         Err(Stop::Stale(code)) => {
             tracing::info!(scan.id = %job.scan, attempt = job.attempt, code, "a stale job was let go");
             metrics::counter!("openwatch_jobs_stale_total").increment(1);
@@ -93,6 +93,13 @@ pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag)
             Next::Retry { after: AWAY }
         }
     }
+}
+
+/// What is away for long is asked less often: with twenty deliveries a job outlasts a quarter of an hour, and the
+/// rescuer gives it two more lives after that.
+fn patience(after: Duration, deliveries: u64) -> Duration {
+    let doublings = deliveries.saturating_sub(1).min(4) as u32;
+    (after * 2u32.pow(doublings)).min(Duration::from_secs(60))
 }
 
 async fn perform(

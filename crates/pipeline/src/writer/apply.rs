@@ -46,15 +46,37 @@ pub(super) async fn result(writer: &Writer, message: &Message, result: ScanResul
     match &result.verdict {
         Verdict::Failed(failure) => failed(tx, out, &open, &source, &result, failure).await,
         Verdict::Completed(measured) => {
-            match completed(writer, tx, out, &open, source, &result, measured).await {
+            let findings = match finding::prepare(&measured.outcomes) {
+                Ok(findings) => findings,
+                Err(unacceptable) => {
+                    drop(tx);
+                    let reason = match unacceptable {
+                        finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
+                        _ => FailureReason::InvalidResult,
+                    };
+                    let rule = Some(unacceptable.rule().to_owned());
+                    let failure = Failure { reason, detail: unacceptable.to_string(), rule };
+                    return refuse::unacceptable(writer, message, &result, unacceptable.reason(), &failure)
+                        .await;
+                }
+            };
+            let sound = Sound { measured, findings };
+            match completed(writer, tx, out, &open, source, &result, &sound).await {
                 Err(Trouble::Store(error)) if !error.is_transient() => {
-                    let reason = error.reason();
-                    refuse::unacceptable(writer, message, &result, reason, &error.to_string(), None).await
+                    let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
+                    let failure = Failure { reason, detail, rule: None };
+                    refuse::unacceptable(writer, message, &result, error.reason(), &failure).await
                 }
                 other => other,
             }
         }
     }
+}
+
+/// A measurement of which everything can be stored.
+struct Sound<'a> {
+    measured: &'a Measurement,
+    findings: Vec<Finding>,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -82,29 +104,15 @@ async fn completed(
     open: &OpenScan,
     source: Source,
     result: &ScanResult,
-    measured: &Measurement,
+    sound: &Sound<'_>,
 ) -> Result<(), Trouble> {
-    let findings = match finding::prepare(&measured.outcomes) {
-        Ok(findings) => findings,
-        Err(unacceptable) => {
-            let reason = match unacceptable {
-                finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
-                _ => FailureReason::InvalidResult,
-            };
-            let rule = Some(unacceptable.rule().to_owned());
-            let failure = Failure { reason, detail: unacceptable.to_string(), rule };
-            refuse::audit(&mut tx, &mut out, result, unacceptable.reason(), failure.rule.clone()).await?;
-            ending::fail(&mut tx, &mut out, open, &source, &failure).await?;
-            out.commit(tx).await?;
-            return Ok(());
-        }
-    };
+    let findings = &sound.findings;
     if open.is_superseded() {
-        let counts = finding::counts(&findings);
+        let counts = finding::counts(findings);
         end::supersede(&mut tx, open, &source, counts).await?;
         let score = Score::of(counts);
         let summary = Summary { before: score, after: score, ..Summary::default() };
-        completed_event(&tx, &mut out, open, result, &findings, &summary, 0, true);
+        completed_event(&tx, &mut out, open, result, findings, &summary, 0, true);
         out.commit(tx).await?;
         return Ok(());
     }
@@ -112,11 +120,11 @@ async fn completed(
     if let Some(key) = &result.learned_key {
         learn(&mut tx, &mut out, open, key).await?;
     }
-    let score = Score::of(finding::counts(&findings));
-    let critical = finding::critical_failing(&findings) > 0;
+    let score = Score::of(finding::counts(findings));
+    let critical = finding::critical_failing(findings) > 0;
     let state = policy.bands.classify(score, critical, open.host_state);
-    let (changes, summary) = write(&mut tx, open, source, &findings, result, measured, state).await?;
-    announce(&mut tx, &mut out, open, result, &findings, &changes, &summary).await?;
+    let (changes, summary) = write(&mut tx, open, source, sound, result, state).await?;
+    announce(&mut tx, &mut out, open, result, findings, &changes, &summary).await?;
     out.commit(tx).await?;
     metrics::counter!("openwatch_results_applied_total").increment(1);
     metrics::counter!("openwatch_transactions_total").increment(changes.len() as u64);
@@ -128,11 +136,11 @@ async fn write(
     tx: &mut Tx<'_>,
     open: &OpenScan,
     source: Source,
-    findings: &[Finding],
+    sound: &Sound<'_>,
     result: &ScanResult,
-    measured: &Measurement,
     state: ComplianceState,
 ) -> Result<(Vec<Change>, Summary), StoreError> {
+    let Sound { measured, findings } = sound;
     // Variables act through the outcomes and their evidence, which are in the digest.
     let digest = finding::digest(findings, &result.corpus, &open.selection, &result.engine, &BTreeMap::new());
     let same = open.selection.is_full() && open.full_digest.as_deref() == Some(&digest[..]);

@@ -81,25 +81,25 @@ pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanRe
     Ok(())
 }
 
-/// The database does not take it. The batch is gone; the refusal and the scan's end are a `tx` of their own.
+/// Something in it cannot be stored, or the database does not take it. Nothing of the batch stays; the refusal and the
+/// scan's end are a `tx` of their own.
 pub(super) async fn unacceptable(
     writer: &Writer,
     message: &Message,
     result: &ScanResult,
     reason: &str,
-    detail: &str,
-    rule: Option<String>,
+    failure: &Failure,
 ) -> Result<(), Trouble> {
     let mut tx = writer.store.begin().await?;
-    let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
-    if let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? {
-        let failure =
-            Failure { reason: FailureReason::InvalidResult, detail: detail.to_owned(), rule: rule.clone() };
-        let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
-        audit(&mut tx, &mut out, result, reason, rule).await?;
-        ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
-        file(&mut tx, &mut out, message, detail).await?;
-    }
+    let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? else { return Ok(()) };
+    let mut out = Out::new(STAGE, result.scan.to_string())
+        .by(Actor::Worker(result.worker.clone()))
+        .under(&open.policy_version)
+        .traced(message.trace);
+    let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
+    audit(&mut tx, &mut out, result, reason, failure.rule.clone()).await?;
+    ending::fail(&mut tx, &mut out, &open, &source, failure).await?;
+    file(&mut tx, &mut out, message, &failure.detail).await?;
     out.commit(tx).await?;
     Ok(())
 }

@@ -1,0 +1,259 @@
+//! The commands that speak REST, and the one that follows events.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::NatsArgs;
+
+/// How a client finds the API.
+#[derive(Debug, Clone, Args)]
+pub struct ClientArgs {
+    /// API address, such as http://127.0.0.1:8080
+    #[arg(long, env = "OPENWATCH_URL")]
+    pub url: Option<String>,
+    /// File that holds the API token
+    #[arg(long, env = "OPENWATCH_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Data directory of `openwatch up`, which knows both
+    #[arg(long, env = "OPENWATCH_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A look at one moment.
+#[derive(Debug, Clone, Args)]
+pub struct LookArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// As it was then (RFC 3339, or a date)
+    #[arg(long)]
+    pub as_of: Option<String>,
+}
+
+/// A list.
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Only this host
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Most rows
+    #[arg(long, default_value_t = 50)]
+    pub limit: u32,
+    /// As it was then (RFC 3339, or a date)
+    #[arg(long)]
+    pub as_of: Option<String>,
+}
+
+/// Scans.
+#[derive(Debug, Clone, Args)]
+pub struct ScansArgs {
+    /// Show this scan: what fails, and the slowest rules
+    pub scan: Option<uuid::Uuid>,
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+/// What a person does with an alert.
+#[derive(Debug, Clone, Subcommand)]
+pub enum AlertCommand {
+    /// Say that somebody has it
+    Ack(AlertActionArgs),
+    /// Keep it quiet, for a while or until woken
+    Silence(SilenceArgs),
+    /// Wake a silenced alert
+    Unsilence(AlertActionArgs),
+    /// Say that it is over
+    Resolve(AlertActionArgs),
+    /// Put it away
+    Dismiss(AlertActionArgs),
+}
+
+/// One alert.
+#[derive(Debug, Clone, Args)]
+pub struct AlertActionArgs {
+    /// Alert id
+    pub id: uuid::Uuid,
+    /// Why, at most 256 characters
+    #[arg(long)]
+    pub reason: Option<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// One alert, for a while.
+#[derive(Debug, Clone, Args)]
+pub struct SilenceArgs {
+    #[command(flatten)]
+    pub action: AlertActionArgs,
+    /// Until then (RFC 3339); absent means until woken
+    #[arg(long)]
+    pub until: Option<String>,
+}
+
+/// Hosts.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Register a host; it is scanned as soon as the scheduler sees it
+    Add(HostAddArgs),
+    /// Register many hosts from a CSV or JSON file
+    Import {
+        /// CSV with a header line (name,address,port,user,credential,sudo,labels) or a JSON array; `-` is stdin
+        file: PathBuf,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List hosts
+    List(ListArgs),
+    /// One host and its rules
+    Show {
+        /// Host name or id
+        host: String,
+        #[command(flatten)]
+        look: LookArgs,
+    },
+    /// Remove a host; its history stays
+    Rm {
+        /// Host name or id
+        host: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Put a host key on record, or replace the one that is there
+    AcceptKey {
+        /// Host name or id
+        host: String,
+        /// Key as in a known_hosts or .pub line: `ssh-ed25519 AAAA...`
+        #[arg(long)]
+        key: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// A new host.
+#[derive(Debug, Args)]
+pub struct HostAddArgs {
+    /// Name, unique in the fleet
+    pub name: String,
+    /// Address to dial; the name when absent
+    #[arg(long)]
+    pub address: Option<String>,
+    /// SSH port
+    #[arg(long, short = 'p', default_value_t = 22)]
+    pub port: u16,
+    /// Login user, when it differs from the credential's
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Credential name; the default credential when absent
+    #[arg(long)]
+    pub credential: Option<String>,
+    /// Become root with sudo
+    #[arg(long)]
+    pub sudo: bool,
+    /// Label `key=value`; repeatable
+    #[arg(long = "label")]
+    pub labels: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Credentials.
+#[derive(Debug, Subcommand)]
+pub enum CredentialCommand {
+    /// Store a credential; secrets come from files or the terminal, never from arguments
+    Add(CredentialAddArgs),
+    /// List credentials (never their secrets)
+    List {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Remove a credential
+    Rm {
+        /// Name or id
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// A new credential.
+#[derive(Debug, Args)]
+pub struct CredentialAddArgs {
+    /// Name, unique
+    pub name: String,
+    /// Login user
+    #[arg(long, short = 'u')]
+    pub user: String,
+    /// File with the private key
+    #[arg(long, short = 'i')]
+    pub key_file: Option<PathBuf>,
+    /// File with the key's passphrase
+    #[arg(long, requires = "key_file")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with the login password; `-` asks at the terminal
+    #[arg(long)]
+    pub password_file: Option<PathBuf>,
+    /// File with the sudo password; `-` asks at the terminal
+    #[arg(long)]
+    pub sudo_password_file: Option<PathBuf>,
+    /// Use it for every host without one of its own
+    #[arg(long)]
+    pub default: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Scan now.
+#[derive(Debug, Args)]
+pub struct ScanArgs {
+    /// Host names or ids
+    #[arg(required = true)]
+    pub hosts: Vec<String>,
+    /// Only rules of this framework, such as cis_rhel9
+    #[arg(long)]
+    pub framework: Option<String>,
+    /// Only this rule; repeatable
+    #[arg(long = "rule")]
+    pub rules: Vec<String>,
+    /// Wait for the end and show it
+    #[arg(long)]
+    pub wait: bool,
+    /// Give up waiting after so many seconds (the scan goes on)
+    #[arg(long, default_value_t = 900)]
+    pub wait_sec: u64,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Events.
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// Print events as they come, one line each
+    Tail {
+        /// Begin at this sequence number of the public stream; new events only when absent
+        #[arg(long)]
+        since: Option<u64>,
+        /// Stop after so many events
+        #[arg(long)]
+        limit: Option<u64>,
+        /// Stop when the stream has nothing more
+        #[arg(long)]
+        no_follow: bool,
+        /// NKEY seed file of a read-only user
+        #[arg(long)]
+        seed_file: Option<PathBuf>,
+        #[command(flatten)]
+        nats: NatsArgs,
+        /// Data directory of `openwatch up`, which knows both
+        #[arg(long, env = "OPENWATCH_DATA_DIR")]
+        data_dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}

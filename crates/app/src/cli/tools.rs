@@ -1,0 +1,286 @@
+//! The commands that prepare and author.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{ClientArgs, DatabaseArgs, KeyArgs, NatsArgs};
+
+/// Streams and consumers.
+#[derive(Debug, Subcommand)]
+pub enum TopologyCommand {
+    /// Create what is missing; refuse what is incompatible
+    Apply(TopologyArgs),
+    /// Compare and report
+    Check(TopologyArgs),
+}
+
+/// Which NATS, and how large.
+#[derive(Debug, Clone, Args)]
+pub struct TopologyArgs {
+    #[command(flatten)]
+    pub nats: NatsArgs,
+    #[command(flatten)]
+    pub keys: KeyArgs,
+    /// Replicas of each stream: 1 on one machine, 3 in production
+    #[arg(long, default_value_t = 1)]
+    pub replicas: u8,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make all keys of a new installation in an empty directory
+    Init {
+        /// Directory to make
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Derive the keys that one kind of process may hold
+    Issue(IssueArgs),
+}
+
+/// What to issue.
+#[derive(Debug, Args)]
+pub struct IssueArgs {
+    /// For whom
+    #[arg(value_enum)]
+    pub what: IssueFor,
+    /// Key directory that holds the data-encryption key
+    #[arg(long)]
+    pub dir: PathBuf,
+    /// Directory to write to: the key directory of that process; for a token, the file
+    #[arg(long)]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    /// Name of the token
+    #[arg(long, default_value = "admin")]
+    pub name: String,
+}
+
+/// Who can be given keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum IssueFor {
+    /// Workers: verify jobs, sign what is not a verdict, ask the vault
+    Executor,
+    /// The scheduler: sign jobs
+    Scheduler,
+    /// The writer: verify results
+    Writer,
+    /// The vault: everything the data-encryption key gives
+    Vault,
+    /// The API: seal new credentials
+    Api,
+    /// Stages that need a NATS seed only: drift, alerts, liveness, caretaker
+    Stages,
+    /// A first API token, written to the database
+    Token,
+}
+
+/// Configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read a configuration file and report every problem
+    Check {
+        /// The file
+        #[arg(long)]
+        config: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Health of everything.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Measure a host from here.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// USER@HOST
+    pub target: String,
+    /// SSH port
+    #[arg(long, short = 'p', default_value_t = 22)]
+    pub port: u16,
+    /// Private key file
+    #[arg(long, short = 'i')]
+    pub key: Option<PathBuf>,
+    /// File with the key's passphrase
+    #[arg(long, requires = "key")]
+    pub passphrase_file: Option<PathBuf>,
+    /// File with the login password; `-` asks at the terminal
+    #[arg(long)]
+    pub password_file: Option<PathBuf>,
+    /// Rule directory; the corpus in the binary when absent
+    #[arg(long)]
+    pub rules: Option<PathBuf>,
+    /// Only rules of this framework
+    #[arg(long)]
+    pub framework: Option<String>,
+    /// Only rules of this severity; repeatable
+    #[arg(long = "severity")]
+    pub severities: Vec<String>,
+    /// Only this rule; repeatable
+    #[arg(long = "rule")]
+    pub rule_ids: Vec<String>,
+    /// Become root with sudo, without a password
+    #[arg(long)]
+    pub sudo: bool,
+    /// Become root with sudo and the password in this file; `-` asks at the terminal
+    #[arg(long)]
+    pub sudo_password_file: Option<PathBuf>,
+    /// Host key: `tofu`, `require-known` (your known_hosts file), or a fingerprint `SHA256:...`
+    #[arg(long, default_value = "require-known")]
+    pub host_key: String,
+    /// Variable KEY=VALUE; repeatable
+    #[arg(long = "var")]
+    pub variables: Vec<String>,
+    /// Capability NAME=BOOL that replaces what the probe found; repeatable
+    #[arg(long = "capability")]
+    pub capabilities: Vec<String>,
+    /// Shells that run checks side by side
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub lanes: u8,
+    /// Limit for the whole scan in seconds
+    #[arg(long, default_value_t = 600)]
+    pub timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Rules.
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// Check every rule file of a directory
+    Lint {
+        /// Rule directory; the corpus in the binary when absent
+        dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List rules
+    List {
+        /// Rule directory; the corpus in the binary when absent
+        #[arg(long)]
+        rules: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one rule
+    Show {
+        /// Rule id
+        id: String,
+        /// Rule directory; the corpus in the binary when absent
+        #[arg(long)]
+        rules: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what would run on a platform, and which rules share it
+    Plan {
+        /// Platform, such as `debian 12` or `rhel 9.4`
+        #[arg(long)]
+        platform: String,
+        /// Capability taken as present; repeatable
+        #[arg(long = "capability")]
+        capabilities: Vec<String>,
+        /// Rule directory; the corpus in the binary when absent
+        #[arg(long)]
+        rules: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sign a corpus and put it where workers fetch it
+    Publish {
+        /// Rule directory; the corpus in the binary when absent
+        dir: Option<PathBuf>,
+        #[command(flatten)]
+        database: DatabaseArgs,
+        #[command(flatten)]
+        nats: NatsArgs,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+}
+
+/// Policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Make a signing key
+    Keygen {
+        /// File for the private key (mode 0600); the public key is beside it with `.pub` appended
+        #[arg(long)]
+        out: PathBuf,
+        /// Name of the key
+        #[arg(long, default_value = "policy")]
+        name: String,
+    },
+    /// Sign a policy
+    Sign {
+        /// The policy
+        file: PathBuf,
+        /// Private key file
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Verify a policy as a stage would
+    Verify {
+        /// The policy
+        file: PathBuf,
+        /// Key directory with the trusted keys and revocations
+        #[arg(long)]
+        keys: PathBuf,
+    },
+    /// Print a policy to begin with
+    Show,
+    /// Verify a policy and put it in force; every stage follows it
+    Reload {
+        /// The policy
+        file: PathBuf,
+        /// Key directory with the trusted keys and revocations
+        #[arg(long)]
+        keys: PathBuf,
+        #[command(flatten)]
+        database: DatabaseArgs,
+    },
+}
+
+/// Dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterCommand {
+    /// List dead letters, newest first
+    List {
+        #[command(flatten)]
+        nats: NatsArgs,
+        #[command(flatten)]
+        keys: KeyArgs,
+        /// Most rows
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a dead letter to its stream again
+    Replay {
+        /// Its sequence number
+        sequence: u64,
+        #[command(flatten)]
+        nats: NatsArgs,
+        #[command(flatten)]
+        keys: KeyArgs,
+    },
+}

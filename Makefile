@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-long check specs up bench setup help
+.PHONY: demo test test-long check specs up bench bench-scan setup help
 
 demo: setup ## fetch what is missing, build, run a whole stack in a fresh directory and scan a real host
 	$(CARGO) build --release --locked --bin openwatch
@@ -31,9 +31,12 @@ check: ## what needs no server: format, clippy, docs, licences and arrows, specs
 specs: test ## every acceptance criterion has a passing test (runs all tests)
 	$(CARGO) run --locked --quiet --package openwatch-tests --bin specs -- $(TARGET)/test.log
 
-bench: setup ## measure on this machine: hand-overs, apply path, scans
+bench: setup ## measure on this machine: scans near and far, hand-overs, apply path
 	$(CARGO) build --release --locked --bin openwatch
 	scripts/bench
+
+bench-scan: setup ## only the scans: one execution per check against ours, and the floor
+	scripts/bench bench_scan
 
 setup: ## find PostgreSQL, NATS and an OpenSSH server, or fetch them
 	@scripts/setup

@@ -77,7 +77,7 @@ async fn settled(bus: &Bus, consumer: consume::Consumer) {
 }
 
 /// Gives a consumer another ack wait, so that a test need not wait for the real one.
-async fn set_ack_wait(nats: &Nats, consumer: consume::Consumer, wait: Duration) {
+pub(crate) async fn set_ack_wait(nats: &Nats, consumer: consume::Consumer, wait: Duration) {
     let client = nats.client(openwatch_bus::User::Admin).await;
     let consume::Consumer { stream, name } = consumer;
     let info = client.request(format!("$JS.API.CONSUMER.INFO.{stream}.{name}"), "".into()).await.unwrap();

@@ -1,5 +1,7 @@
 //! One binary for every test that needs servers, files of the checkout, or the built program.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "test code outside #[test] functions is test code too")]
+
 mod bench;
 mod layering;
 mod private;
@@ -11,3 +13,8 @@ mod remote_host_key;
 mod remote_hostile;
 mod remote_login;
 mod bus;
+mod executor;
+mod writer;
+mod drift;
+mod alerts;
+mod liveness;

@@ -13,6 +13,7 @@ pub mod program;
 pub mod proxy;
 pub mod sshd;
 pub mod stack;
+pub mod stages;
 pub mod wait;
 pub mod world;
 
@@ -22,5 +23,6 @@ pub use nats::Nats;
 pub use program::{Program, Running, openwatch};
 pub use proxy::Proxy;
 pub use stack::Stack;
+pub use stages::Stages;
 pub use wait::{eventually, eventually_within};
 pub use world::World;

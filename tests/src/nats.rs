@@ -1,13 +1,17 @@
 //! A NATS server for each test, with the project's own users and permissions.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use openwatch_app::private::{
     DataDir, Durability, Kind, NatsOptions, Places, Private, PrivateError, PrivateOptions,
 };
 use openwatch_bus::{Bus, BusOptions, Profile, User, topology};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
 use crate::program::openwatch;
 
@@ -27,12 +31,7 @@ impl Nats {
     /// # Panics
     /// When nats-server cannot be had; the message says what to do.
     pub async fn start() -> Self {
-        let (seeds, users_conf) = identities();
-        let dir = TempDir::with_prefix("ow-nats-").expect("make a directory for NATS");
-        let data = DataDir::open(dir.path()).expect("open the directory for NATS");
-        let private =
-            Private::start(data, options(&users_conf)).await.unwrap_or_else(|error| explain(&error));
-        Self { private, seeds, users_conf, dir }
+        Self::with_files(&[]).await
     }
 
     /// Starts a server with all streams, buckets and consumers.
@@ -40,10 +39,17 @@ impl Nats {
     /// # Panics
     /// When nats-server cannot be had; the message says what to do.
     pub async fn with_topology() -> Self {
-        let nats = Self::start().await;
-        let admin = nats.bus(User::Admin).await;
-        topology::apply(&admin, Profile::Small).await.expect("apply the topology");
-        nats
+        Self::with_files(TOPOLOGY.get_or_init(topology_files).await).await
+    }
+
+    async fn with_files(files: &[StoredFile]) -> Self {
+        let (seeds, users_conf) = identities();
+        let dir = TempDir::with_prefix("ow-nats-").expect("make a directory for NATS");
+        let data = DataDir::open(dir.path()).expect("open the directory for NATS");
+        files.iter().try_for_each(|file| file.write(dir.path())).expect("lay out the streams");
+        let private =
+            Private::start(data, options(&users_conf)).await.unwrap_or_else(|error| explain(&error));
+        Self { private, seeds, users_conf, dir }
     }
 
     /// Where it listens, such as `nats://127.0.0.1:4222`.
@@ -106,6 +112,69 @@ impl Nats {
         let options = options.custom_inbox_prefix(format!("_INBOX_{}", user.as_str()));
         options.connect(self.url()).await.expect("connect to the test's NATS")
     }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        // Nobody needs what it would still put in order.
+        if let Some(pid) = self.process_id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// The files of a server with the whole topology: laying them out is quicker than asking a server for all of it.
+static TOPOLOGY: OnceCell<Vec<StoredFile>> = OnceCell::const_new();
+
+/// A file or directory of the template, with the user that the server runs as.
+#[derive(Debug)]
+struct StoredFile {
+    path: PathBuf,
+    /// `None` is a directory.
+    bytes: Option<Vec<u8>>,
+    owner: (u32, u32),
+}
+
+impl StoredFile {
+    fn write(&self, dir: &Path) -> io::Result<()> {
+        let path = dir.join(&self.path);
+        match &self.bytes {
+            None => fs::create_dir_all(&path)?,
+            Some(bytes) => fs::write(&path, bytes)?,
+        }
+        chown(&path, Some(self.owner.0), Some(self.owner.1))
+    }
+
+    /// Everything below `dir.join(at)`, directories before what is in them.
+    fn read_all(dir: &Path, at: PathBuf, into: &mut Vec<Self>) -> io::Result<()> {
+        let path = dir.join(&at);
+        let meta = fs::metadata(&path)?;
+        let bytes = if meta.is_dir() { None } else { Some(fs::read(&path)?) };
+        into.push(Self { path: at.clone(), bytes, owner: (meta.uid(), meta.gid()) });
+        if meta.is_dir() {
+            for entry in fs::read_dir(path)? {
+                Self::read_all(dir, at.join(entry?.file_name()), into)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn topology_files() -> Vec<StoredFile> {
+    let (seeds, users_conf) = identities();
+    let dir = TempDir::with_prefix("ow-nats-").expect("make a directory for NATS");
+    let data = DataDir::open(dir.path()).expect("open the directory for NATS");
+    let private = Private::start(data, options(&users_conf)).await.unwrap_or_else(|error| explain(&error));
+    let url = private.nats_url().expect("NATS was asked for").to_owned();
+    let admin = BusOptions::new([url], User::Admin).seed(seeds[User::Admin.as_str()].clone().into());
+    let admin = Bus::connect(admin).await.expect("connect to the test's NATS");
+    topology::apply(&admin, Profile::Small).await.expect("apply the topology");
+    private.stop().await;
+    let mut files = Vec::new();
+    StoredFile::read_all(dir.path(), PathBuf::from("nats"), &mut files).expect("read what the server stored");
+    // The configuration is each server's own.
+    files.retain(|file| file.path.extension().is_none_or(|extension| extension != "conf"));
+    files
 }
 
 /// New keys for every user: their seeds, and the server's file of public keys.

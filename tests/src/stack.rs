@@ -108,7 +108,8 @@ impl Stack {
         if !key.exists() {
             std::fs::write(&key, sshd.private_key()).expect("write the target's key");
             let key = key.display().to_string();
-            self.json(&["credential", "add", "key", "--user", sshd.user(), "--key-file", &key, "--default"]).await;
+            self.json(&["credential", "add", "key", "--user", sshd.user(), "--key-file", &key, "--default"])
+                .await;
         }
         let port = port.to_string();
         self.json(&["host", "add", name, "--address", "127.0.0.1", "--port", &port]).await;

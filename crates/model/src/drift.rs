@@ -289,18 +289,23 @@ mod tests {
         (status, severity).prop_map(|(status, severity)| RuleState { status, severity })
     }
 
-    proptest! {
-        /// The score before, found by inverting the changes, is the score of the prior states of this scan's rules.
-        #[test]
-        fn inverting_the_changes_gives_the_prior_score(rules in prop::collection::vec((prop::option::of(state()), state()), 0..60)) {
-            let score = |states: Vec<RuleState>| Score {
-                pass: states.iter().filter(|s| s.status == Status::Pass).count() as u32,
-                fail: states.iter().filter(|s| s.status == Status::Fail).count() as u32,
-            };
-            let changes: Vec<_> = rules.iter().enumerate().filter_map(|(i, (prior, now))| change(&i.to_string(), *prior, *now)).collect();
+    // @spec drift
+    // @ac AC-03
+    /// The score before, found by inverting the changes, is the score of the prior states of this scan's rules.
+    #[test]
+    fn inverting_the_changes_gives_the_prior_score() {
+        println!("@spec drift\n@ac AC-03");
+        let history = prop::collection::vec((prop::option::of(state()), state()), 0..60);
+        let score = |states: Vec<RuleState>| Score {
+            pass: states.iter().filter(|s| s.status == Status::Pass).count() as u32,
+            fail: states.iter().filter(|s| s.status == Status::Fail).count() as u32,
+        };
+        proptest!(|(rules in history)| {
+            let numbered = rules.iter().enumerate();
+            let changes: Vec<_> = numbered.filter_map(|(i, (prior, now))| change(&i.to_string(), *prior, *now)).collect();
             let after = score(rules.iter().map(|(_, now)| *now).collect());
             let before = score(rules.iter().filter_map(|(prior, _)| *prior).collect());
             prop_assert_eq!(summarise(after, &changes, 0, false).before, before);
-        }
+        });
     }
 }

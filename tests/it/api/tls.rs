@@ -67,6 +67,7 @@ async fn a_key_of_another_certificate_is_refused_before_listening() {
     let config =
         ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), tls: Some(tls), plain_beyond_loopback: false };
     let bound = |_| unreachable!("it must not listen");
-    let refused = openwatch_api::run_health(Health::new(), None, config, bound, CancellationToken::new()).await;
+    let refused =
+        openwatch_api::run_health(Health::new(), None, config, bound, CancellationToken::new()).await;
     assert!(matches!(refused, Err(ApiError::TlsFile { path, .. }) if path.ends_with("key.pem")));
 }

@@ -1,0 +1,167 @@
+//! Which policy the scheduler follows, and which it refuses.
+
+use std::path::Path;
+
+use openwatch_tests::{Program, eventually};
+use openwatch_trust::policy::{POLICY_TYPE, signature_path};
+use openwatch_trust::revocation::Revocations;
+use openwatch_trust::{PolicyKey, TrustedKeys, dsse};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::{audited, hosts};
+use crate::trunk::fleet::{Fleet, ran};
+use crate::trunk::ground::Ground;
+use crate::trunk::tables::{count, texts};
+
+const STARTUP_FAILED: &str = "scheduler.startup.failed";
+const IN_FORCE: &str = "select version from policy_history where superseded_at is null";
+
+fn write(path: &Path, text: impl AsRef<[u8]>) {
+    std::fs::write(path, text).unwrap();
+}
+
+fn with_version(policy: &str, version: &str) -> String {
+    policy.replace("version: 1.0.0", &format!("version: {version}"))
+}
+
+/// Starts a scheduler that must refuse, and compares its words and its audit row.
+async fn refused(fleet: &Fleet, case: &str, reason: &str, word: &str) {
+    let before = audited(&mut fleet.db().await, STARTUP_FAILED).await.len();
+    let (code, stdout, stderr) = fleet.program("scheduler").run().await;
+    let all = format!("{case}: {code:?}\n{stdout}{stderr}");
+    assert_eq!(code, Some(64), "{all}");
+    let sentence = stderr.lines().rev().find(|line| line.starts_with("openwatch: ")).unwrap_or_else(|| panic!("{all}"));
+    for wanted in [reason, word, "schedules.yaml"] {
+        assert!(sentence.contains(wanted), "no {wanted:?} in the sentence of {all}");
+    }
+    assert!(!stderr.contains("panicked"), "{all}");
+    let rows = audited(&mut fleet.db().await, STARTUP_FAILED).await;
+    assert_eq!(rows.len(), before + 1, "{all}");
+    assert_eq!(rows[before]["reason"], reason, "{all}");
+}
+
+// @spec scheduler
+// @ac AC-04
+#[tokio::test]
+async fn without_a_policy_to_trust_it_does_not_start() {
+    println!("@spec scheduler");
+    println!("@ac AC-04");
+    let fleet = Fleet::prepare(&Ground::new(1).rules()).await;
+    let (policy, keys) = (fleet.policy(), fleet.keys("scheduler"));
+    let signature = signature_path(&policy);
+    let (document, good) = (std::fs::read_to_string(&policy).unwrap(), std::fs::read(&signature).unwrap());
+    hosts(&mut fleet.db().await, 1).await;
+
+    std::fs::remove_file(&policy).unwrap();
+    refused(&fleet, "no document", "policy_missing", "").await;
+
+    write(&policy, &document);
+    std::fs::remove_file(&signature).unwrap();
+    refused(&fleet, "no signature", "signature_invalid", "sig").await;
+    write(&signature, "not a signature");
+    refused(&fleet, "nonsense for a signature", "signature_invalid", "").await;
+
+    write(&signature, &good);
+    write(&policy, document.replace("compliant: 1440", "compliant: 2880"));
+    refused(&fleet, "a changed document", "signature_invalid", "").await;
+
+    write(&policy, &document);
+    let stranger = PolicyKey::generate("stranger");
+    write(&signature, openwatch_trust::policy::sign(document.as_bytes(), &stranger).unwrap());
+    refused(&fleet, "a stranger's signature", "signature_invalid", "").await;
+
+    // Signed by the right key and no policy: `policy sign` refuses, so it is signed below it.
+    let key = PolicyKey::load(&fleet.keys("master").join("policy/policy.key")).unwrap();
+    for (case, text) in [("no YAML", "version: [1.0.0"), ("an unknown field", "version: 1.0.0\ncadence: 5\n")] {
+        write(&policy, text);
+        write(&signature, dsse::sign(POLICY_TYPE, text.as_bytes(), &key));
+        refused(&fleet, case, "parse_error", "").await;
+    }
+
+    // A key that no longer counts, told by another that does.
+    write(&policy, &document);
+    write(&signature, &good);
+    let second = PolicyKey::generate("second");
+    let trusted = TrustedKeys::new(vec![key.trusted(), second.trusted()]).unwrap();
+    std::fs::remove_file(keys.join("policy/trusted.json")).unwrap();
+    trusted.save(&keys.join("policy/trusted.json")).unwrap();
+    let (list, list_signature) = Revocations::none().revoke(key.fingerprint(), &second);
+    let revoked = keys.join("policy/revoked.json");
+    write(&revoked, list);
+    write(&signature_path(&revoked), list_signature);
+    refused(&fleet, "a revoked key", "revoked_key", "").await;
+    let told = audited(&mut fleet.db().await, "scheduler.policy.revoked_key.rejected").await;
+    assert_eq!(told.len(), 1);
+    std::fs::remove_file(&revoked).unwrap();
+
+    // A newer one was in force already.
+    let scans = "select count(*) from scan";
+    assert_eq!(count(&mut fleet.db().await, scans).await, 0, "nobody was dispatched meanwhile");
+    write(&policy, with_version(&document, "1.2.0"));
+    fleet.sign_policy().await;
+    let mut scheduler = fleet.program("scheduler").spawn();
+    scheduler.line("policy in force").await;
+    scheduler.terminate().await;
+    write(&policy, &document);
+    fleet.sign_policy().await;
+    refused(&fleet, "an older one", "version_regression", "1.2.0").await;
+    assert_eq!(texts(&mut fleet.db().await, IN_FORCE).await, ["1.2.0"]);
+}
+
+// @spec scheduler
+// @ac AC-05
+#[tokio::test]
+async fn a_refused_reload_changes_nothing_and_is_told() {
+    println!("@spec scheduler");
+    println!("@ac AC-05");
+    let mut fleet = Fleet::prepare(&Ground::new(1).rules()).await;
+    let document = std::fs::read_to_string(fleet.policy()).unwrap();
+    fleet.spawn("scheduler");
+    fleet.stage("scheduler").line("policy in force").await;
+    fleet.all_running().await;
+    let rejected = |times: usize| {
+        let url = fleet.database_url().to_owned();
+        async move {
+            eventually("a refused reload", || async {
+                use sqlx::Connection;
+                let mut db = sqlx::PgConnection::connect(&url).await.unwrap();
+                let rows = audited(&mut db, "scheduler.policy.reload.rejected").await;
+                (rows.len() == times).then_some(rows)
+            })
+            .await
+        }
+    };
+    // Not signed again.
+    write(&fleet.policy(), with_version(&document, "1.1.0"));
+    fleet.stage("scheduler").signal(Signal::HUP);
+    let rows: Vec<Value> = rejected(1).await;
+    assert_eq!(rows[0]["reason"], "signature_invalid", "{rows:?}");
+    assert_eq!(rows[0]["policy_version_active"], "1.0.0", "{rows:?}");
+    // Older.
+    write(&fleet.policy(), with_version(&document, "0.9.0"));
+    fleet.sign_policy().await;
+    fleet.stage("scheduler").signal(Signal::HUP);
+    let rows = rejected(2).await;
+    assert_eq!((&rows[1]["reason"], &rows[1]["policy_version_attempted"]), (&"version_regression".into(), &"0.9.0".into()));
+
+    // It goes on under the policy that it had.
+    let mut db = fleet.db().await;
+    assert_eq!(texts(&mut db, IN_FORCE).await, ["1.0.0"]);
+    hosts(&mut db, 1).await;
+    eventually("a scan under the policy in force", || async {
+        let policies = texts(&mut fleet.db().await, "select policy_version from scan where tag is not null").await;
+        (policies == ["1.0.0"]).then_some(())
+    })
+    .await;
+    // And follows a good one.
+    write(&fleet.policy(), with_version(&document, "1.1.0"));
+    fleet.sign_policy().await;
+    fleet.stage("scheduler").signal(Signal::HUP);
+    eventually("the new policy", || async {
+        (texts(&mut fleet.db().await, IN_FORCE).await == ["1.1.0"]).then_some(())
+    })
+    .await;
+    let keys = fleet.keys("scheduler");
+    ran(Program::new(["policy", "verify"]).arg(fleet.policy()).arg("--keys").arg(keys)).await;
+}

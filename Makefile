@@ -10,9 +10,9 @@ demo: setup ## fetch what is missing, build, run a whole stack in a fresh direct
 	$(CARGO) build --release --locked --bin openwatch
 	scripts/demo
 
-up: setup ## build and run everything on this machine until Ctrl-C (data in .local/data)
+up: setup ## build and run everything on this machine until Ctrl-C
 	$(CARGO) build --release --locked --bin openwatch
-	exec $(TARGET)/release/openwatch up --data-dir .local/data
+	exec $(TARGET)/release/openwatch up
 
 test: setup ## build and run all tests, with real servers; quick ones only
 	scripts/run-tests

@@ -23,7 +23,11 @@ fn proves(criterion: &str) {
 
 /// Every alert with its state and the number of its transitions, oldest first.
 async fn alerts(stages: &Stages) -> Vec<String> {
-    stages.texts("select concat_ws(' ', alert_type, state, transition) from alert order by created_at, alert_type").await
+    stages
+        .texts(
+            "select concat_ws(' ', alert_type, state, transition) from alert order by created_at, alert_type",
+        )
+        .await
 }
 
 // @spec alerts
@@ -42,13 +46,19 @@ async fn a_drift_opens_one_alert_and_its_repair_resolves_it() {
     settled(&stages, "alerts").await;
     assert_eq!(alerts(&stages).await, ["drift_major active 1"]);
     assert_eq!(stages.number("select sum(occurrences)::bigint from alert").await, 1);
-    assert_eq!((stages.audited("alert.created").await, stages.events(Kind::AlertOpened, host).await.len()), (1, 1));
+    assert_eq!(
+        (stages.audited("alert.created").await, stages.events(Kind::AlertOpened, host).await.len()),
+        (1, 1)
+    );
 
     stages.scanned(host, &outcomes(10, 0)).await;
     let resolved = || async { Some(alerts(&stages).await).filter(|all| all[0] != "drift_major active 1") };
     assert_eq!(eventually("the end of it", resolved).await[0], "drift_major resolved 2");
     settled(&stages, "alerts").await;
-    assert_eq!((stages.audited("alert.resolved").await, stages.events(Kind::AlertResolved, host).await.len()), (1, 1));
+    assert_eq!(
+        (stages.audited("alert.resolved").await, stages.events(Kind::AlertResolved, host).await.len()),
+        (1, 1)
+    );
 }
 
 async fn channel(stages: &Stages, name: &str, url: String) {
@@ -94,7 +104,11 @@ async fn a_dead_channel_delays_nobody() {
     ids.sort();
     ids.dedup();
     assert_eq!((caught.len(), ids.len()), (3, 3));
-    assert!(caught.iter().all(|hook| hook.json()["event"] == "alert.opened" && hook.json()["type"] == "drift_major"));
+    assert!(
+        caught
+            .iter()
+            .all(|hook| hook.json()["event"] == "alert.opened" && hook.json()["type"] == "drift_major")
+    );
     let text = String::from_utf8_lossy(&caught[0].body).into_owned();
     assert!(!text.contains("127.0.0.1"), "no addresses outside: {text}");
 }
@@ -103,7 +117,8 @@ async fn a_dead_channel_delays_nobody() {
 async fn alarmed() -> (Stack, Value) {
     let stack = Stack::start().await;
     let seed = KeyDir::new(stack.data_dir().join("keys")).seed(User::Scheduler).unwrap();
-    let bus = Bus::connect(BusOptions::new([stack.client().nats_url], User::Scheduler).seed(seed)).await.unwrap();
+    let bus =
+        Bus::connect(BusOptions::new([stack.client().nats_url], User::Scheduler).seed(seed)).await.unwrap();
     let job = Outgoing {
         subject: format!("ow.v1.job.manual.{}", uuid::Uuid::new_v4()),
         message_id: "nobody.1".to_owned(),
@@ -111,10 +126,8 @@ async fn alarmed() -> (Stack, Value) {
         payload: "{}".into(),
     };
     bus.publish(&job).await.unwrap();
-    let alert = eventually("an alert", || async {
-        stack.json(&["alerts"]).await.as_array()?.first().cloned()
-    })
-    .await;
+    let alert =
+        eventually("an alert", || async { stack.json(&["alerts"]).await.as_array()?.first().cloned() }).await;
     assert_eq!((&alert["type"], &alert["state"]), (&"job_tampered".into(), &"active".into()), "{alert}");
     (stack, alert)
 }
@@ -136,12 +149,14 @@ async fn of_two_who_acknowledge_at_once_one_is_told_why_not() {
         let answer = request.send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
     };
-    let mut answers: Vec<_> = tokio::join!(ask(), ask()).into();
+    let (one, other) = tokio::join!(ask(), ask());
+    let mut answers = vec![one, other];
     answers.sort_by_key(|(status, _)| *status);
     assert_eq!((answers[0].0, answers[1].0), (200, 409), "{answers:?}");
     assert_eq!(answers[0].1["state"], "acknowledged");
     assert_eq!(answers[1].1["code"], "alerts.invalid_transition", "{answers:?}");
-    let audit = http.get(format!("{}/api/v1/audit?code=alert.acknowledged", client.url)).bearer_auth(token.trim());
+    let audit =
+        http.get(format!("{}/api/v1/audit?code=alert.acknowledged", client.url)).bearer_auth(token.trim());
     let audit: Value = audit.send().await.unwrap().json().await.unwrap();
     assert_eq!(audit["items"].as_array().unwrap().len(), 1, "{audit}");
 }

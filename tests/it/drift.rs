@@ -61,7 +61,11 @@ async fn a_fall_of_ten_points_is_one_major_drift() {
     let events = stages.events(Kind::DriftDetected, host).await;
     assert_eq!(events.len(), 1);
     let told: Value = serde_json::from_slice(&events[0].payload).unwrap();
-    assert_eq!((told["prior_score"].as_f64(), told["current_score"].as_f64()), (Some(90.0), Some(80.0)), "{told}");
+    assert_eq!(
+        (told["prior_score"].as_f64(), told["current_score"].as_f64()),
+        (Some(90.0), Some(80.0)),
+        "{told}"
+    );
     assert_eq!(told["score_delta"].as_f64(), Some(-10.0), "{told}");
     // Audit and event say the same numbers.
     let audited = "select count(*) from audit_event where action = 'compliance.drift.detected'

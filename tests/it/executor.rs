@@ -44,7 +44,8 @@ async fn follow(stack: &mut Stack, database: &Database, policy: &str, version: &
     assert_eq!(code, Some(0), "{stderr}");
     stack.up().signal(Signal::HUP);
     let query = format!("select count(*) from policy_history where version = '{version}'");
-    eventually("the policy is in force", || async { (number(database, &query).await == 1).then_some(()) }).await;
+    eventually("the policy is in force", || async { (number(database, &query).await == 1).then_some(()) })
+        .await;
 }
 
 /// The newest ended scan of a host.
@@ -69,7 +70,10 @@ async fn an_unknown_host_is_refused_before_the_vault_is_asked() {
     let scan = ended(&stack, "web", Duration::from_secs(30)).await;
     assert_eq!(scan["failure"], "host_key_unknown", "{scan}");
     assert_eq!(released(&database).await, 0);
-    assert_eq!(number(&database, "select count(*) from audit_event where action = 'credential.refused'").await, 0);
+    assert_eq!(
+        number(&database, "select count(*) from audit_event where action = 'credential.refused'").await,
+        0
+    );
     assert!(!sshd.log().contains("Accepted") && !sshd.log().contains("Failed"), "{}", sshd.log());
 }
 
@@ -129,13 +133,17 @@ async fn a_closed_port_and_a_silent_host_have_their_own_reasons() {
     let closed = port(&TcpListener::bind("127.0.0.1:0").unwrap());
     // Takes connections and never says a word.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    stack.json(&["host", "add", "closed", "--address", "127.0.0.1", "--port", &closed, "--user", "root"]).await;
+    stack
+        .json(&["host", "add", "closed", "--address", "127.0.0.1", "--port", &closed, "--user", "root"])
+        .await;
     // Addresses for documentation: nobody answers there.
     stack.json(&["host", "add", "away", "--address", "192.0.2.1", "--user", "root"]).await;
     let long = std::env::var_os("OPENWATCH_LONG").is_some();
     if long {
         let silent = port(&silent);
-        stack.json(&["host", "add", "silent", "--address", "127.0.0.1", "--port", &silent, "--user", "root"]).await;
+        stack
+            .json(&["host", "add", "silent", "--address", "127.0.0.1", "--port", &silent, "--user", "root"])
+            .await;
     } else {
         println!("skipped: the port that takes connections and says nothing needs OPENWATCH_LONG=1");
     }

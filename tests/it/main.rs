@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "test code outside #[test] functions is test code too")]
 
 mod bench;
+mod compose;
 mod layering;
 mod private;
 mod api;

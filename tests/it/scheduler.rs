@@ -153,7 +153,6 @@ async fn a_completed_scan_moves_the_schedule_by_its_new_state() {
     tables::quiet(fleet.database_url(), &bus, Duration::from_secs(20)).await;
     assert_eq!(texts(&mut db, "select next_scheduled_scan::text from host_compliance_schedule").await, before);
     execute(&mut db, "update host_compliance_schedule set next_scheduled_scan = now(), claim_order = now(); notify ow_schedule").await;
-    let mut due = fleet.take_and_start_again("scheduler").await;
     let rows = moved(2).await;
     assert_eq!(rows[1]["new"]["compliance_state"], "non_compliant", "{rows:?}");
     assert_eq!(count(&mut db, &ahead(60)).await, 1, "half of the rules fail: one hour");

@@ -14,6 +14,7 @@ use openwatch_trust::{Dek, Deks, ExecutorKeys, keyring};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use crate::trunk::base64;
 use crate::trunk::fleet::Fleet;
 use crate::trunk::ground::Ground;
 use crate::trunk::rest::Rest;
@@ -31,15 +32,6 @@ fn forms(secret: &str) -> Vec<Bytes> {
         forms.push(base64(middle).into_bytes());
     }
     forms
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |three: &[u8]| {
-        let number = three.iter().fold(0usize, |number, byte| number << 8 | usize::from(*byte));
-        [18, 12, 6, 0].map(|shift| char::from(LETTERS[number >> shift & 63]))
-    };
-    bytes.chunks_exact(3).flat_map(group).collect()
 }
 
 fn holds(haystack: &[u8], forms: &[Bytes]) -> bool {

@@ -64,7 +64,8 @@ async fn a_first_scan_is_all_first_seen_and_the_same_again_only_counts() {
     let _running = stages.run(&[Stage::Writer]).await;
     let host = stages.host("web", 22).await;
     let first = stages.scanned(host, &outcomes(50, 5)).await;
-    let kinds = format!("select count(*) from transactions where scan_id = '{first}' and change_kind = 'first_seen'");
+    let kinds =
+        format!("select count(*) from transactions where scan_id = '{first}' and change_kind = 'first_seen'");
     assert_eq!((transactions(&stages, first).await, stages.number(&kinds).await), (50, 50));
     assert_eq!(checks(&stages, host).await, (1, 1));
     // Each transaction has its audit row, written by the same tx.
@@ -76,7 +77,9 @@ async fn a_first_scan_is_all_first_seen_and_the_same_again_only_counts() {
     assert_eq!(transactions(&stages, second).await, 0);
     assert_eq!(checks(&stages, host).await, (2, 2));
     assert_eq!(stages.audited("finding.persisted").await, 50);
-    let silent = format!("select count(*) from scan_ledger where scan_id = '{second}' and unchanged and outcome = 'completed'");
+    let silent = format!(
+        "select count(*) from scan_ledger where scan_id = '{second}' and unchanged and outcome = 'completed'"
+    );
     assert_eq!(stages.number(&silent).await, 1);
     stages.relayed().await;
     assert_eq!(stages.events(Kind::ScanCompleted, host).await.len(), 2);
@@ -152,7 +155,8 @@ async fn a_late_result_of_an_older_scan_changes_no_state() {
     assert_eq!(transactions(&stages, late).await, 0);
     let failing = "select count(*) from host_rule_state where current_status <> 'pass' or check_count <> 1";
     assert_eq!(stages.number(failing).await, 0);
-    let scan = format!("select count(*) from scan where id = '{late}' and state = 'completed' and superseded");
+    let scan =
+        format!("select count(*) from scan where id = '{late}' and state = 'completed' and superseded");
     assert_eq!(stages.number(&scan).await, 1);
 }
 
@@ -188,13 +192,23 @@ async fn a_thousand_first_seen_rules_are_applied_in_two_seconds() {
 async fn nobody_rewrites_transactions() {
     proves("AC-09");
     let stages = Stages::under(TOFU).await;
-    let granted = "select count(*) from information_schema.role_table_grants where table_name = 'transactions'
+    let granted =
+        "select count(*) from information_schema.role_table_grants where table_name = 'transactions'
         and privilege_type not in ('SELECT', 'INSERT') and grantee like 'openwatch%'";
     assert_eq!(stages.number(granted).await, 0);
-    assert_eq!(stages.number("select count(*) from information_schema.role_column_grants where table_name = 'transactions'
-        and privilege_type = 'UPDATE' and grantee like 'openwatch%'").await, 0);
+    assert_eq!(
+        stages
+            .number(
+                "select count(*) from information_schema.role_column_grants where table_name = 'transactions'
+        and privilege_type = 'UPDATE' and grantee like 'openwatch%'"
+            )
+            .await,
+        0
+    );
     for role in Role::ALL {
-        for verb in ["update transactions set status = 'pass'", "delete from transactions", "truncate transactions"] {
+        for verb in
+            ["update transactions set status = 'pass'", "delete from transactions", "truncate transactions"]
+        {
             let mut connection = stages.world.database.connect().await;
             let words = format!("set role openwatch_{}; {verb}", role.as_str());
             let denied = sqlx::raw_sql(sqlx::AssertSqlSafe(words.clone())).execute(&mut connection).await;

@@ -35,6 +35,7 @@ pub fn openwatch() -> PathBuf {
 /// How to start the program. Starts with an empty environment, apart from PATH and HOME.
 #[derive(Debug, Clone)]
 pub struct Program {
+    binary: Option<PathBuf>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
@@ -43,7 +44,16 @@ pub struct Program {
 impl Program {
     /// With these arguments.
     pub fn new<A: Into<OsString>>(args: impl IntoIterator<Item = A>) -> Self {
-        Self { args: args.into_iter().map(Into::into).collect(), env: Vec::new(), cwd: None }
+        let args = args.into_iter().map(Into::into).collect();
+        Self { binary: None, args, env: Vec::new(), cwd: None }
+    }
+
+    /// Another program, run the same way: bound to the test, its output collected.
+    pub fn other<A: Into<OsString>>(
+        binary: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
+        Self { binary: Some(binary.into()), ..Self::new(args) }
     }
 
     /// With one more argument.
@@ -73,11 +83,12 @@ impl Program {
     /// When the program cannot be started.
     #[must_use]
     pub fn spawn(&self) -> Running {
-        let binary = openwatch();
-        let mut command = Command::new(&binary);
+        let openwatch = openwatch();
+        let binary = self.binary.as_ref().unwrap_or(&openwatch);
+        let mut command = Command::new(&openwatch);
         // Through its own hidden entry, which binds it to the thread that starts it.
         command.arg(CHILD).arg(std::process::id().to_string()).arg(Signal::KILL.as_raw().to_string());
-        command.args(["-", "--"]).arg(&binary).args(&self.args);
+        command.args(["-", "--"]).arg(binary).args(&self.args);
         command
             .env_clear()
             .envs(["PATH", "HOME", "TMPDIR"].iter().filter_map(|name| Some((name, std::env::var_os(name)?))));

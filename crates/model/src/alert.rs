@@ -1,10 +1,12 @@
 //! `drift_to_alert` and its siblings: which events someone should know about, and how an alert lives.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::drift::{Drift, DriftKind};
 use crate::liveness::Reachability;
-use crate::{HostId, Timestamp};
+use crate::{AlertId, HostId, Timestamp};
 
 /// Ordered: `Info < Critical`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -205,6 +207,42 @@ impl NewAlert {
         let host = self.host.map(|h| h.to_string()).unwrap_or_default();
         format!("{}|{host}|", self.kind.as_str())
     }
+}
+
+/// What a channel is told of one transition of an alert: the body of a webhook. Ids and words, never addresses of hosts or
+/// evidence. A field once sent is never renamed or removed; a new one is optional.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Notification {
+    /// `alert.` and what happened: opened, repeated, resolved, acknowledged, silenced, unsilenced, dismissed.
+    pub event: String,
+    /// The alert.
+    pub alert_id: AlertId,
+    /// Which of its transitions; opening is 1.
+    pub transition: i32,
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: AlertType,
+    /// How much it matters.
+    pub severity: AlertSeverity,
+    /// The host, where there is one.
+    pub host_id: Option<HostId>,
+    /// Its name.
+    pub host: Option<String>,
+    /// One line.
+    pub title: String,
+    /// A few lines.
+    pub body: String,
+    /// What channels filter on.
+    pub tags: BTreeMap<String, String>,
+    /// When it happened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub occurred_at: Timestamp,
+    /// Who moved it, when a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Why, when a person said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// What a drift means to people; `None` when it pages nobody.

@@ -38,6 +38,8 @@ pub(crate) struct Board<'a> {
     pub(crate) unburied: Vec<Remains>,
     /// Lanes that said hello.
     pub(crate) greeted: u8,
+    /// How often a lane said hello.
+    pub(crate) hellos: u32,
     /// Exec requests sent.
     pub(crate) executions: u32,
 }
@@ -56,6 +58,7 @@ impl<'a> Board<'a> {
             live: BTreeMap::new(),
             unburied: Vec::new(),
             greeted: 0,
+            hellos: 0,
             executions: 0,
         };
         for (index, command) in plan.commands.iter().enumerate() {
@@ -69,10 +72,14 @@ impl<'a> Board<'a> {
         board
     }
 
-    /// Takes a fair share of what is left: large at first, small at the end, so that lanes finish together.
-    pub(crate) fn take(&mut self, lanes: u8) -> Vec<Turn> {
-        let share = self.queue.len().div_ceil(2 * usize::from(lanes.max(1))).max(CHUNK);
-        self.take_up_to(if lanes <= 1 { self.queue.len() } else { share })
+    /// Takes a share of what is left: large at first, small at the end, so that lanes finish together. On a long way that
+    /// would leave lanes waiting for more, so it is as many as `ahead` asks for, up to an even share among `others`: the
+    /// lanes that are still to take one.
+    pub(crate) fn take(&mut self, lanes: u8, others: u8, ahead: usize) -> Vec<Turn> {
+        let left = self.queue.len();
+        let even = left.div_ceil(usize::from(others.max(1)));
+        let share = left.div_ceil(2 * usize::from(lanes.max(1))).max(ahead.min(even)).max(CHUNK);
+        self.take_up_to(if lanes <= 1 { left } else { share })
     }
 
     pub(crate) fn take_up_to(&mut self, most: usize) -> Vec<Turn> {
@@ -199,12 +206,22 @@ mod tests {
         let mut seen = Vec::new();
         let mut last = usize::MAX;
         while board.has_queue() {
-            let share = board.take(2);
+            let share = board.take(2, 2, 0);
             assert!(!share.is_empty() && share.len() <= last.max(CHUNK));
             last = share.len();
             seen.extend(share.iter().map(|t| t.index));
         }
         assert_eq!(seen, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_long_way_is_worth_an_even_share_at_once() {
+        let plan = plan(100);
+        let mut board = Board::new(&plan, Caps::default(), None);
+        assert_eq!(board.take(2, 2, 1000).len(), 50);
+        assert_eq!(board.take(2, 1, 30).len(), 30);
+        assert_eq!(board.take(2, 2, 1000).len(), 10);
+        assert_eq!(board.take(1, 1, 0).len(), 10);
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub struct Connection {
     pub(crate) handle: Handle<Guard>,
     pub(crate) route: Route,
     pub(crate) seen: Arc<Mutex<Seen>>,
+    pub(crate) round_trip: Duration,
     key: KnownKey,
     first_contact: bool,
 }
@@ -129,6 +130,7 @@ impl Route {
         let stream = dial::dial(&self.target.address, self.target.port, self.limits.connect)
             .await
             .map_err(Attempt::Final)?;
+        let round_trip = stream.round_trip;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let guard = Guard { peer: peer.clone(), policy: self.policy.clone(), seen: seen.clone() };
         let config = Arc::new(russh::client::Config {
@@ -159,7 +161,7 @@ impl Route {
         let key = key.ok_or_else(|| {
             Attempt::Final(RemoteError::HandshakeFailed { peer, detail: "the host showed no key".into() })
         })?;
-        Ok(Connection { handle, route: self.clone(), seen, key, first_contact })
+        Ok(Connection { handle, route: self.clone(), seen, round_trip, key, first_contact })
     }
 
     fn is_pinned(&self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::error::RemoteError;
 
@@ -21,8 +22,11 @@ pub(crate) async fn dial(address: &str, port: u16, limit: Duration) -> Result<Pr
     };
     let mut last = unreachable(peer.clone(), "the name has no address".into());
     for address in addresses {
+        let since = Instant::now();
         match tokio::time::timeout(limit, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return prepare(stream).map_err(|e| unreachable(peer, e.to_string())),
+            Ok(Ok(stream)) => {
+                return prepare(stream, since.elapsed()).map_err(|e| unreachable(peer, e.to_string()));
+            }
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 last = RemoteError::ConnectRefused { peer: peer.clone() };
             }
@@ -42,9 +46,9 @@ fn unreachable(peer: String, detail: String) -> RemoteError {
     RemoteError::Unreachable { peer, detail }
 }
 
-fn prepare(stream: TcpStream) -> io::Result<Prompt> {
+fn prepare(stream: TcpStream, round_trip: Duration) -> io::Result<Prompt> {
     stream.set_nodelay(true)?;
-    let prompt = Prompt { stream };
+    let prompt = Prompt { stream, round_trip };
     prompt.acknowledge_at_once();
     Ok(prompt)
 }
@@ -53,6 +57,8 @@ fn prepare(stream: TcpStream) -> io::Result<Prompt> {
 /// the host up to 40 ms before it sends its next small packet.
 pub(crate) struct Prompt {
     stream: TcpStream,
+    /// What the connect took: one round trip.
+    pub(crate) round_trip: Duration,
 }
 
 impl Prompt {

@@ -9,6 +9,9 @@ use russh::ChannelWriteHalf;
 use russh::client::Msg;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
+/// Most that one lane sends before the others have their turn: on a long way only so much travels at once.
+const PIECE: usize = 4096;
+
 /// Input on its way to a channel, as fast as the target takes it.
 pub(crate) struct Feeder {
     writer: Pin<Box<dyn AsyncWrite + Send>>,
@@ -21,9 +24,9 @@ impl Feeder {
     }
 
     pub(crate) fn push(&mut self, bytes: impl Into<Bytes>) {
-        let bytes = bytes.into();
-        if !bytes.is_empty() {
-            self.queue.push_back(bytes);
+        let mut bytes = bytes.into();
+        while !bytes.is_empty() {
+            self.queue.push_back(bytes.split_to(PIECE.min(bytes.len())));
         }
     }
 
@@ -37,6 +40,7 @@ impl Feeder {
             }
             if front.is_empty() {
                 self.queue.pop_front();
+                tokio::task::yield_now().await;
             }
         }
         std::future::pending().await

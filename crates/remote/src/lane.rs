@@ -32,6 +32,8 @@ impl Pass<'_, '_> {
             running: None,
             last: Instant::now(),
             took: Duration::ZERO,
+            begun: None,
+            done: 0,
         };
         let outcome = driver.drive(&mut lane.shell).await;
         driver.settle(lane, outcome).await
@@ -57,6 +59,10 @@ struct Driver<'a, 'b, 'p> {
     last: Instant,
     /// How long the last command took, as seen from here.
     took: Duration,
+    /// When the first command began.
+    begun: Option<Instant>,
+    /// Commands ended since.
+    done: u32,
 }
 
 impl Driver<'_, '_, '_> {
@@ -115,8 +121,12 @@ impl Driver<'_, '_, '_> {
             self.last = now;
             match event {
                 Event::Hello(_) => {}
-                Event::Begin(index) => self.running = Some((index, now, now + self.limit_of(index))),
+                Event::Begin(index) => {
+                    self.begun.get_or_insert(now);
+                    self.running = Some((index, now, now + self.limit_of(index)));
+                }
                 Event::Ended(_) => {
+                    self.done += 1;
                     self.took = self.running.take().map_or(Duration::ZERO, |(_, since, _)| now - since);
                 }
                 Event::Committed(committed) => {
@@ -134,26 +144,33 @@ impl Driver<'_, '_, '_> {
         if isolated { limit.max(Duration::from_secs(1)) + ISOLATED_GRACE } else { limit }
     }
 
-    /// Sends the next share when half of the last one is done.
+    /// Sends the next share when half of the last one is done, or earlier when the way is long.
     fn feed(&mut self, shell: &mut Shell) {
-        if self.closing || shell.pairing.outstanding().len() > self.turns.len() / 2 {
+        let underway = shell.pairing.outstanding().len();
+        let ahead = self.pass.ahead(self.pace());
+        if self.closing || underway > ahead.max(self.turns.len() / 2) {
             return;
         }
         let mut board = lock(self.pass.board);
-        let turns = board.take(self.pass.lanes);
+        let turns = board.take(self.pass.lanes, self.pass.lanes, ahead.saturating_sub(underway));
         let mut text = chunk(&board, &turns);
         for turn in &turns {
             shell.pairing.expect(turn.index);
         }
         if !board.has_queue() {
             self.closing = true;
-            text.push_str(&script::epilogue(shell.pairing.sent()));
+            text.push_str(&script::epilogue(shell.pairing.sent(), true));
         }
         drop(board);
         let left: Vec<usize> = shell.pairing.outstanding().collect();
         self.turns.retain(|turn| left.contains(&turn.index));
         self.turns.extend(turns);
         shell.feeder.push(text);
+    }
+
+    /// How long a command takes on this lane.
+    fn pace(&self) -> Duration {
+        self.begun.map_or(Duration::ZERO, |begun| (self.last - begun) / self.done.max(1))
     }
 
     fn late(&self, pairing: &Pairing) -> Outcome {

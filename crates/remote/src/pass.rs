@@ -14,6 +14,8 @@ use crate::shell::{self, NotOpen, Shell};
 
 /// Tries for a session slot that another execution is about to free.
 const SLOT_TRIES: u32 = 5;
+/// What most commands take.
+const LIKELY_PACE: Duration = Duration::from_millis(1);
 
 /// What all lanes of one pass share.
 pub(crate) struct Pass<'a, 'p> {
@@ -23,6 +25,7 @@ pub(crate) struct Pass<'a, 'p> {
     pub(crate) elevation: Elevation,
     pub(crate) wrapper: Wrapper,
     pub(crate) lanes: u8,
+    pub(crate) round_trip: Duration,
     pub(crate) hello: Duration,
     /// No process of ours on the target outlives this.
     pub(crate) budget: Duration,
@@ -85,7 +88,10 @@ impl Pass<'_, '_> {
             let mut board = lock(self.board);
             board.executions += 1;
             let turns = match mode {
-                Mode::Batch => board.take(self.lanes),
+                Mode::Batch => {
+                    let others = self.lanes.saturating_sub(number);
+                    board.take(self.lanes, others, self.ahead(LIKELY_PACE))
+                }
                 Mode::Single { .. } => board.take_up_to(1),
                 Mode::Burial => Vec::new(),
             };
@@ -102,7 +108,7 @@ impl Pass<'_, '_> {
             input.push_str(&chunk(&board, &turns));
             let closing = !matches!(mode, Mode::Batch) || !board.has_queue();
             if closing {
-                input.push_str(&script::epilogue(turns.len()));
+                input.push_str(&script::epilogue(turns.len(), matches!(mode, Mode::Batch)));
             }
             (turns, bury, spool, closing, input)
         };
@@ -123,6 +129,7 @@ impl Pass<'_, '_> {
                 if !matches!(mode, Mode::Burial) {
                     board.live.insert(number, remains.clone());
                     board.greeted = board.greeted.max(number + 1);
+                    board.hellos += 1;
                 }
                 Ok(Lane { number, shell, turns, remains, closing })
             }
@@ -144,6 +151,12 @@ impl Pass<'_, '_> {
             }
             Mode::Single { shell } => Some((told_shell(self.elevation, shell, input)?, String::new())),
         }
+    }
+
+    /// How many commands that take this long have to be underway for a lane not to run dry: until we have heard of one, it
+    /// may be two round trips old (the host holds small packets back for one), and ours then takes half of one more.
+    pub(crate) fn ahead(&self, pace: Duration) -> usize {
+        (self.round_trip * 3).div_duration_f64(pace.max(LIKELY_PACE / 2)).ceil() as usize
     }
 
     /// Opens a lane and drives it to its end.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use openwatch_model::credential::Secret;
+use openwatch_model::credential::{Secret, SudoMode};
 use openwatch_model::host::HostKeyMode;
 use openwatch_model::plan::{Lost, Observation, Plan, RunReport};
 use tokio::time::Instant;
@@ -106,6 +106,7 @@ async fn reconnect(
         Ok(fresh) => {
             session.connection.handle = fresh.connection.handle;
             session.connection.seen = fresh.connection.seen;
+            session.connection.round_trip = fresh.connection.round_trip;
             Ok(true)
         }
         // What came back is not the host we measured: nothing of it may be kept.
@@ -136,22 +137,42 @@ pub(crate) struct Runner<'r, 'p> {
 
 /// How the first shell of a pass came about.
 enum First {
-    Lane(Box<Lane>),
+    Lane(Box<Lane>, Elevation, Wrapper),
     Ended(PassEnd),
     Single,
+}
+
+/// How a batch ended.
+enum Batch {
+    Ended(PassEnd),
+    /// No lane began, and nothing is lost.
+    Refused(NotOpen),
 }
 
 impl<'p> Runner<'_, 'p> {
     async fn pass(&mut self) -> Result<PassEnd, RemoteError> {
         if !matches!(self.session.shells, Some(Shells::Single { .. })) {
+            let mut refused = None;
+            if let Some((elevation, wrapper)) = self.guess() {
+                match self.batch(None, elevation, wrapper).await {
+                    Batch::Ended(end) => return Ok(end),
+                    Batch::Refused(why) => refused = Some(why),
+                }
+            }
             let cancel = self.session.connection.route.cancel.clone();
             let first = tokio::select! {
                 () = cancel.cancelled() => First::Ended(PassEnd::Cancelled),
                 () = tokio::time::sleep_until(self.deadline) => First::Ended(PassEnd::OutOfTime),
-                first = self.first_lane() => first?,
+                first = self.first_lane(refused) => first?,
             };
             match first {
-                First::Lane(lane) => return Ok(self.batch(*lane).await),
+                First::Lane(lane, elevation, wrapper) => {
+                    return Ok(match self.batch(Some(*lane), elevation, wrapper).await {
+                        Batch::Ended(end) => end,
+                        // Not with a lane that has begun.
+                        Batch::Refused(_) => PassEnd::Gone,
+                    });
+                }
                 First::Ended(end) => return Ok(end),
                 First::Single => {}
             }
@@ -168,30 +189,45 @@ impl<'p> Runner<'_, 'p> {
             elevation,
             wrapper,
             lanes: self.options.lanes.max(1),
+            round_trip: self.session.connection.round_trip,
             hello: self.session.connection.route.limits.hello,
             budget: left + Duration::from_secs(5),
             tag: self.tag,
         }
     }
 
-    /// Opens the first lane and finds out on the way how shells are had here.
-    async fn first_lane(&mut self) -> Result<First, RemoteError> {
+    /// How shells are had here, or what to try first.
+    fn start(&self) -> (Elevation, Wrapper) {
+        let first = Elevation::first(self.options.sudo, &self.session.connection.route.target.user);
+        match &self.session.shells {
+            Some(Shells::Batch { elevation, wrapper }) if self.options.sudo != SudoMode::None => {
+                (*elevation, *wrapper)
+            }
+            Some(Shells::Batch { wrapper, .. }) => (first, *wrapper),
+            _ => (first, Wrapper::Timeout),
+        }
+    }
+
+    /// What may be tried by all lanes at once: what has worked before, or what almost always does. Where sudo may yet ask
+    /// for a password, one lane alone finds out, for every wrong one counts.
+    fn guess(&self) -> Option<(Elevation, Wrapper)> {
+        let (elevation, wrapper) = self.start();
+        let known = self.session.shells.is_some() && elevation == Elevation::SudoQuiet;
+        (self.options.lanes > 1 && (known || elevation == Elevation::None)).then_some((elevation, wrapper))
+    }
+
+    /// Opens the first lane and finds out on the way how shells are had here. `refused` is what became of the first try.
+    async fn first_lane(&mut self, mut refused: Option<NotOpen>) -> Result<First, RemoteError> {
         let user = self.session.connection.route.target.user.clone();
         let peer = self.session.connection.route.target.peer();
-        let (mut elevation, mut wrapper) = match &self.session.shells {
-            Some(Shells::Batch { elevation, wrapper }) => (*elevation, *wrapper),
-            _ => (Elevation::first(self.options.sudo, &user), Wrapper::Timeout),
-        };
-        if self.session.shells.is_none() || self.options.sudo == openwatch_model::credential::SudoMode::None {
-            elevation = Elevation::first(self.options.sudo, &user);
-        }
+        let (mut elevation, mut wrapper) = self.start();
         loop {
-            let why = match self.shared(elevation, wrapper).open(0, Mode::Batch, true).await {
-                Ok(lane) => {
-                    self.session.shells = Some(Shells::Batch { elevation, wrapper });
-                    return Ok(First::Lane(Box::new(lane)));
-                }
-                Err(why) => why,
+            let why = match refused.take() {
+                Some(why) => why,
+                None => match self.shared(elevation, wrapper).open(0, Mode::Batch, true).await {
+                    Ok(lane) => return Ok(First::Lane(Box::new(lane), elevation, wrapper)),
+                    Err(why) => why,
+                },
             };
             let (noise, silent) = match why {
                 NotOpen::Gone => return Ok(First::Ended(PassEnd::Gone)),
@@ -235,21 +271,31 @@ impl<'p> Runner<'_, 'p> {
         }
     }
 
-    /// Runs lanes until the queue is empty and all of them have ended.
-    async fn batch(&mut self, first: Lane) -> PassEnd {
-        let Some(Shells::Batch { elevation, wrapper }) = self.session.shells else { return PassEnd::Settled };
+    /// Runs lanes until the queue is empty and all of them have ended. Without a `first` all are opened at once.
+    async fn batch(&mut self, first: Option<Lane>, elevation: Elevation, wrapper: Wrapper) -> Batch {
         let cancel = self.session.connection.route.cancel.clone();
         let mut restarts = 0;
         let pass = self.shared(elevation, wrapper);
+        let hellos = lock(self.board).hellos;
+        let mut began = first.is_some();
+        let mut refused = None;
         let end = {
             let mut ends: FuturesUnordered<BoxFuture<'_, (u8, End)>> = FuturesUnordered::new();
             let pass = &pass;
             let run = |number, patient| async move { (number, pass.run(number, Mode::Batch, patient).await) };
-            ends.push(Box::pin(async { (0, pass.drive(first).await) }));
+            match first {
+                Some(lane) => ends.push(Box::pin(async { (0, pass.drive(lane).await) })),
+                None => ends.push(Box::pin(run(0, true))),
+            }
             for number in 1..pass.lanes {
-                if lock(self.board).has_queue() {
-                    ends.push(Box::pin(run(number, false)));
-                }
+                // Whether anything is left for it shows when the ones before it have taken their shares.
+                ends.push(Box::pin(async move {
+                    if lock(pass.board).has_queue() {
+                        run(number, false).await
+                    } else {
+                        (number, End::Finished)
+                    }
+                }));
             }
             loop {
                 let next = tokio::select! {
@@ -259,8 +305,18 @@ impl<'p> Runner<'_, 'p> {
                     next = ends.next() => next,
                 };
                 let Some((number, end)) = next else { break PassEnd::Settled };
-                let more = lock(self.board).has_queue();
+                let more = {
+                    let board = lock(self.board);
+                    began |= board.hellos > hellos;
+                    board.has_queue()
+                };
                 match end {
+                    End::NotOpen(why) if !began => {
+                        refused = refused.or(Some(why));
+                        if ends.is_empty() {
+                            break PassEnd::Settled;
+                        }
+                    }
                     End::Gone => break self.all_gone(&mut ends).await,
                     End::Aborted if more => {
                         restarts += 1;
@@ -279,9 +335,15 @@ impl<'p> Runner<'_, 'p> {
                 }
             }
         };
+        if let (false, PassEnd::Settled, Some(why)) = (began, &end, refused) {
+            return Batch::Refused(why);
+        }
         let end = self.bury(&pass, end).await;
         self.report.restarts += restarts;
-        end
+        if began {
+            self.session.shells = Some(Shells::Batch { elevation, wrapper });
+        }
+        Batch::Ended(end)
     }
 
     /// When the connection goes, it goes for all lanes: lets each of them note what it has lost.

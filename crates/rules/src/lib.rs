@@ -42,4 +42,4 @@ pub use variables::{Builtin, VariableError, VariableKind, Variables, builtin_var
 pub const ENGINE_VERSION: &str = "openwatch-rules/1";
 
 /// JSON Schema (2020-12) of one rule file, as data.
-pub const RULE_SCHEMA: &str = include_str!("../rule.schema.json");
+pub const RULE_SCHEMA: &str = include_str!("../../../specs/schemas/rule.json");

@@ -89,3 +89,27 @@ fn whole_corpora_are_valid() {
         }
     }
 }
+
+/// What the judge writes is what the published schema of evidence describes, clipped or not.
+#[test]
+fn evidence_is_as_published() {
+    let schema = include_str!("../../../specs/schemas/evidence.json");
+    let schema: serde_json::Value = serde_json::from_str(schema).expect("JSON");
+    let validator = jsonschema::validator_for(&schema).expect("a schema");
+    let checks = |truncated| openwatch_model::outcome::CheckEvidence {
+        method: "command".into(),
+        command: "id".into(),
+        exit_code: Some(1),
+        stdout: "out".into(),
+        expected: Some("x".into()),
+        truncated,
+        ..Default::default()
+    };
+    let clipped = openwatch_model::outcome::Truncated { original_bytes: 70_000, sha256: "ab".repeat(32) };
+    for truncated in [None, Some(clipped)] {
+        let evidence = openwatch_model::Evidence { checks: vec![checks(truncated)] };
+        let value = serde_json::to_value(&evidence).expect("JSON");
+        assert!(validator.is_valid(&value), "{value}");
+    }
+    assert!(!validator.is_valid(&serde_json::json!({ "checks": [{ "command": "id" }] })));
+}

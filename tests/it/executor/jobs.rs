@@ -75,7 +75,8 @@ async fn a_tampered_job_causes_no_dial_and_no_request() {
              and (detail->>'stream_sequence')::bigint = {sequence} and (detail->>'job_id' is not null) = {own}"
         );
         assert_eq!(stages.texts(&audited).await, [*failure], "{sequence}");
-        let state = format!("select concat_ws(' ', state, failure_reason) from scan where id = '{}'", job.scan);
+        let state =
+            format!("select concat_ws(' ', state, failure_reason) from scan where id = '{}'", job.scan);
         let state = stages.texts(&state).await.remove(0);
         assert_eq!(state, if *own { "failed hmac_rejected" } else { "queued" });
     }
@@ -90,7 +91,17 @@ async fn a_tampered_job_causes_no_dial_and_no_request() {
         (all.last().is_some_and(|last| last.ends_with('2')) && all.len() == 6).then_some(all)
     })
     .await;
-    assert_eq!(all, ["critical active 1", "critical active 1", "critical active 1", "critical active 1", "critical active 1", "critical active 2"]);
+    assert_eq!(
+        all,
+        [
+            "critical active 1",
+            "critical active 1",
+            "critical active 1",
+            "critical active 1",
+            "critical active 1",
+            "critical active 2"
+        ]
+    );
     assert_eq!(stages.admin.stream_info(subject::JOBS).await.unwrap().messages, 0);
     assert_eq!(stages.audited("credential.released").await + stages.audited("credential.refused").await, 0);
     for (name, calls) in &callers {

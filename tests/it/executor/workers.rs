@@ -19,7 +19,8 @@ use crate::bus::set_ack_wait;
 async fn control(stages: &Stages) -> (openwatch_app::run::process::Process, PathBuf) {
     let keys = stages.file("worker-keys");
     stages.keys().issue(IssueFor::Executor, &keys).unwrap();
-    let process = stages.run(&[Stage::Vault, Stage::Writer, Stage::Drift, Stage::Alerts, Stage::Scheduler]).await;
+    let process =
+        stages.run(&[Stage::Vault, Stage::Writer, Stage::Drift, Stage::Alerts, Stage::Scheduler]).await;
     (process, keys)
 }
 
@@ -43,9 +44,8 @@ async fn another_worker_finishes_what_a_killed_one_began() {
     let wait = format!("while ! test -e {}; do sleep 0.1; done", gate.display());
     stages.publish(&[("a-yes", "true"), ("b-gate", &wait), ("c-no", "false")]).await;
     let (_control, keys) = control(&stages).await;
-    let mut workers: Vec<_> = ["w1", "w2"]
-        .map(|name| (name, Program::new(worker_args(&stages, &keys, name)).spawn()))
-        .into();
+    let mut workers: Vec<_> =
+        ["w1", "w2"].map(|name| (name, Program::new(worker_args(&stages, &keys, name)).spawn())).into();
     stages.target("web", &sshd).await;
     let begun = "select worker from scan where state = 'running' and worker is not null";
     let first = eventually("a worker has begun", || async { stages.texts(begun).await.pop() }).await;
@@ -61,7 +61,11 @@ async fn another_worker_finishes_what_a_killed_one_began() {
     let rules = "select rule_id || ' ' || status from transactions order by rule_id";
     assert_eq!(stages.texts(rules).await, ["a-yes pass", "b-gate pass", "c-no fail"]);
     assert_eq!(stages.number("select count(*) from scan_ledger").await, 1);
-    assert_eq!(stages.number("select max(attempt)::bigint from scan").await, 1, "the same attempt, delivered again");
+    assert_eq!(
+        stages.number("select max(attempt)::bigint from scan").await,
+        1,
+        "the same attempt, delivered again"
+    );
     stages.relayed().await;
     assert_eq!(stages.admin.dead_letters(1, 10).await.unwrap().len(), 0);
 }
@@ -80,7 +84,12 @@ impl Drop for Group {
 
 /// Calls that make, change or remove something in the file system, or open it for that.
 fn writes(trace: &str) -> Vec<&str> {
-    let opens = |line: &&str| line.contains("open") && !line.contains("O_WRONLY") && !line.contains("O_RDWR") && !line.contains("O_CREAT");
+    let opens = |line: &&str| {
+        line.contains("open")
+            && !line.contains("O_WRONLY")
+            && !line.contains("O_RDWR")
+            && !line.contains("O_CREAT")
+    };
     trace.lines().filter(|line| line.contains('(') && !line.contains("+++") && !opens(line)).collect()
 }
 

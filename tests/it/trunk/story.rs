@@ -99,12 +99,10 @@ fn follow(stack: &Stack) -> openwatch_tests::Running {
 /// Everything that `events tail` printed, once it has told the last chapter.
 async fn told(tail: &mut openwatch_tests::Running, last_scan: &str) -> Vec<Value> {
     let read = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
-    let seen = tail.stdout();
-    if std::env::var_os("TRUNK_DEBUG").is_some() { println!("{seen}\n{}", tail.stderr()); }
     eventually("the last drift and alert among the events", || async {
         let events = read(&tail.stdout());
-        let drift = events.iter().any(|e| kind(e) == "drift_detected" && e["data"]["scan_id"] == last_scan);
-        let resolved = events.iter().any(|e| kind(e) == "alert_resolved");
+        let drift = events.iter().any(|e| is(e, "drift.detected") && e["data"]["scan_id"] == last_scan);
+        let resolved = events.iter().any(|e| is(e, "alert.resolved"));
         (drift && resolved).then_some(events)
     })
     .await
@@ -112,28 +110,29 @@ async fn told(tail: &mut openwatch_tests::Running, last_scan: &str) -> Vec<Value
 
 fn the_same_story(events: &[Value], scan: &str, again: &str, reverted: &str, alert: &Value) {
     let of = |scan: &str, wanted: &str| {
-        events.iter().filter(|e| kind(e) == wanted && e["data"]["scan_id"] == scan).count()
+        events.iter().filter(|e| is(e, wanted) && e["data"]["scan_id"] == scan).count()
     };
     for (scan, changes) in [(scan, 1), (again, 0), (reverted, 1)] {
-        assert_eq!(of(scan, "scan_started"), 1, "{events:#?}");
-        assert_eq!(of(scan, "scan_completed"), 1, "{events:#?}");
-        assert_eq!(of(scan, "finding_changed"), changes, "{events:#?}");
-        assert_eq!(of(scan, "drift_detected"), changes, "{events:#?}");
+        assert_eq!(of(scan, "scan.started"), 1, "{events:#?}");
+        assert_eq!(of(scan, "scan.completed"), 1, "{events:#?}");
+        assert_eq!(of(scan, "finding.changed"), changes, "{events:#?}");
+        assert_eq!(of(scan, "drift.detected"), changes, "{events:#?}");
     }
     let about = |wanted: &str| {
-        events.iter().filter(|e| kind(e) == wanted && e["data"]["alert_id"] == alert["id"]).count()
+        events.iter().filter(|e| is(e, wanted) && e["data"]["alert_id"] == alert["id"]).count()
     };
-    assert_eq!((about("alert_opened"), about("alert_resolved")), (1, 1), "{events:#?}");
+    assert_eq!((about("alert.opened"), about("alert.resolved")), (1, 1), "{events:#?}");
     let ids: BTreeSet<_> = events.iter().map(|e| e["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), events.len(), "every event once");
-    let position = |wanted: &str| events.iter().position(|e| kind(e) == wanted && e["data"]["scan_id"] == scan);
-    assert!(position("scan_started") < position("scan_completed"), "in order: {events:#?}");
-    assert!(position("scan_completed") < position("drift_detected"), "in order: {events:#?}");
+    let position = |wanted: &str| events.iter().position(|e| is(e, wanted) && e["data"]["scan_id"] == scan);
+    assert!(position("scan.started") < position("scan.completed"), "in order: {events:#?}");
+    assert!(position("scan.completed") < position("drift.detected"), "in order: {events:#?}");
 }
 
-fn kind(event: &Value) -> &str {
-    let kind = event["type"].as_str().unwrap();
-    kind.strip_prefix("openwatch.").unwrap_or(kind)
+/// Whether it is an event of that kind, such as `drift.detected`; the version stands behind.
+fn is(event: &Value, kind: &str) -> bool {
+    let name = event["type"].as_str().unwrap().strip_prefix("openwatch.").unwrap();
+    name.rsplit_once(".v").is_some_and(|(name, _)| name == kind)
 }
 
 pub(super) fn items(page: &Value) -> &[Value] {

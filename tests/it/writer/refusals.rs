@@ -19,7 +19,8 @@ async fn letters(stages: &Stages, count: usize) -> Vec<String> {
 }
 
 async fn state(stages: &Stages, job: &Job) -> String {
-    let query = format!("select state || coalesce(' ' || failure_reason, '') from scan where id = '{}'", job.scan);
+    let query =
+        format!("select state || coalesce(' ' || failure_reason, '') from scan where id = '{}'", job.scan);
     stages.texts(&query).await.remove(0)
 }
 
@@ -33,7 +34,8 @@ async fn only_the_key_of_the_attempt_proves_outcomes() {
     let host = stages.host("web", 22).await;
     let (job, _) = stages.job(host, |_| ()).await;
     let part = Part::Final.as_str();
-    let (subject, payload) = (subject::result(Part::Final, host, job.scan), encode_final(&measured(&job, &outcomes(5, 0))));
+    let (subject, payload) =
+        (subject::result(Part::Final, host, job.scan), encode_final(&measured(&job, &outcomes(5, 0))));
     let vault = stages.vault_keys();
     let worker = stages.keys().executor().unwrap().sign_result(part, &subject, &payload);
     let next_attempt = vault.result_key(job.scan, 2).sign(part, &subject, &payload);

@@ -2,12 +2,11 @@
 
 use axum::extract::{Path, State};
 use openwatch_bus::message::event::{AlertResolved, AlertUpdated};
-use openwatch_model::alert::AlertState;
+use openwatch_model::alert::{AlertState, Notification};
 use openwatch_model::audit::{self, AlertAcknowledged, AlertDismissed, AlertSilenced, AlertUnsilenced};
 use openwatch_model::{AlertId, Timestamp};
 use openwatch_store::alert_life::{self, Moved, Transition};
 use openwatch_store::{Tx, channel, delivery};
-use serde_json::json;
 use time::format_description::well_known::Rfc3339;
 
 use super::alerts::{unknown, view};
@@ -191,25 +190,26 @@ async fn tell(
     Ok(())
 }
 
-/// In the form that the alerts stage gives its own deliveries.
+/// Tells the channels, as the alerts stage does for what happens by itself.
 async fn deliver(tx: &mut Tx<'_>, row: &alert_life::Alert, wish: &Wish, actor: &str) -> Result<(), Failure> {
     let channels = channel::matching(tx, row.severity, &row.tags).await?;
     let word = if row.state == AlertState::Active { "unsilenced" } else { row.state.as_str() };
-    let payload = json!({
-        "event": format!("alert.{word}"),
-        "alert_id": row.id,
-        "transition": row.transition,
-        "type": row.kind.as_str(),
-        "severity": row.severity.as_str(),
-        "host_id": row.host,
-        "host": row.host_name,
-        "title": row.title,
-        "body": row.body,
-        "tags": row.tags,
-        "occurred_at": row.occurred_at.format(&Rfc3339).ok(),
-        "actor": actor,
-        "reason": wish.reason,
-    });
+    let notification = Notification {
+        event: format!("alert.{word}"),
+        alert_id: row.id,
+        transition: row.transition,
+        kind: row.kind,
+        severity: row.severity,
+        host_id: row.host,
+        host: row.host_name.clone(),
+        title: row.title.clone(),
+        body: row.body.clone(),
+        tags: row.tags.clone(),
+        occurred_at: row.occurred_at,
+        actor: Some(actor.to_owned()),
+        reason: wish.reason.clone(),
+    };
+    let payload = serde_json::to_value(notification).unwrap_or_default();
     delivery::enqueue(tx, row.id, row.transition, &channels, &payload).await?;
     Ok(())
 }

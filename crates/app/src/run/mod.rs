@@ -5,9 +5,11 @@ pub mod process;
 pub mod stages;
 pub mod up;
 
+use std::ops::ControlFlow;
+
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use self::process::{Process, rest_config};
+use self::process::{Process, Stop, rest_config};
 use self::stages::Wiring;
 use crate::config::{Flags, load};
 use crate::exit::{Failure, INTERNAL};
@@ -31,6 +33,14 @@ pub enum Stage {
 /// # Errors
 /// What it needs is missing or away, or it cannot go on.
 pub async fn stage(stage: Stage, flags: Flags) -> Result<u8, Failure> {
+    let mut stop = Stop::listen()?;
+    match stop.unless_asked(start(stage, flags)).await? {
+        ControlFlow::Continue(process) => process.wait(&mut stop).await,
+        ControlFlow::Break(code) => Ok(code),
+    }
+}
+
+async fn start(stage: Stage, flags: Flags) -> Result<Process, Failure> {
     let settings = load(flags)?;
     let keys = connect::keys(&settings)?;
     let metrics = metrics()?;
@@ -52,7 +62,7 @@ pub async fn stage(stage: Stage, flags: Flags) -> Result<u8, Failure> {
         }
     }
     tracing::info!(?stage, "running");
-    process.wait().await
+    Ok(process)
 }
 
 /// Where REST is served when nothing else is said.

@@ -1,10 +1,11 @@
 //! A running process: stages, what outlives them, signals, and the orderly end.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use openwatch_api::{ApiConfig, Beat, Health, TlsFiles};
 use openwatch_bus::consume::Pulse;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,46 @@ use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
 const LOOP_LIMIT: Duration = Duration::from_secs(60);
 /// After the stages, how long relays and servers may take to finish.
 const LATE_GRACE: Duration = Duration::from_secs(10);
+
+/// The wishes to stop that a process hears: Ctrl-C, and what a service manager sends. Made before anything else, so that
+/// no moment is without.
+pub struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub fn listen() -> Result<Self, Failure> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one; the exit code that it asks for.
+    pub async fn asked(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => INTERRUPTED,
+            _ = self.terminate.recv() => 0,
+        }
+    }
+
+    /// Runs something unless asked to stop first: then it is dropped, with all that it had begun.
+    ///
+    /// # Errors
+    /// Of what was run.
+    pub async fn unless_asked<T>(
+        &mut self,
+        run: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<ControlFlow<u8, T>, Failure> {
+        tokio::select! {
+            biased;
+            code = self.asked() => Ok(ControlFlow::Break(code)),
+            done = run => done.map(ControlFlow::Continue),
+        }
+    }
+}
 
 /// Tasks of one process. The first to end ends all.
 pub struct Process {
@@ -91,18 +132,27 @@ impl Process {
         Ok(())
     }
 
+    /// Waits for the first task to end, which was too early: why it did.
+    pub async fn failure(&mut self) -> Failure {
+        let ended = tokio::select! {
+            Some(ended) = self.stages.join_next(), if !self.stages.is_empty() => ended,
+            Some(ended) = self.others.join_next(), if !self.others.is_empty() => ended,
+            else => return Failure::new(INTERNAL, anyhow::anyhow!("nothing was started")),
+        };
+        first(ended)
+            .err()
+            .unwrap_or_else(|| Failure::new(INTERNAL, anyhow::anyhow!("a part ended too early")))
+    }
+
     /// Waits for a signal, or for the first task to end; then stops everything in order. The exit code.
     ///
     /// # Errors
     /// Of the task that ended first.
-    pub async fn wait(mut self) -> Result<u8, Failure> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+    pub async fn wait(mut self, stop: &mut Stop) -> Result<u8, Failure> {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let ended = loop {
             tokio::select! {
-                _ = interrupt.recv() => break Ok(INTERRUPTED),
-                _ = terminate.recv() => break Ok(0),
+                code = stop.asked() => break Ok(code),
                 Some(ended) = self.stages.join_next(), if !self.stages.is_empty() => break first(ended),
                 Some(ended) = self.others.join_next(), if !self.others.is_empty() => break first(ended),
                 _ = tick.tick() => {
@@ -133,8 +183,7 @@ impl Process {
         tokio::select! {
             () = orderly => {}
             // Whoever asks twice means it.
-            _ = interrupt.recv() => tracing::warn!("stopped at once; what was in hand is given back"),
-            _ = terminate.recv() => tracing::warn!("stopped at once; what was in hand is given back"),
+            _ = stop.asked() => tracing::warn!("stopped at once; what was in hand is given back"),
         }
         ended
     }

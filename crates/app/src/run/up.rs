@@ -1,5 +1,6 @@
 //! `openwatch up`: everything on one machine. Prepares what is missing, says what it did, and runs all stages.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use openwatch_bus::{Profile, User, topology};
@@ -12,7 +13,7 @@ use openwatch_trust::policy::default_policy_yaml;
 use zeroize::Zeroizing;
 
 use super::connect::{self, bus_failure, store_failure};
-use super::process::{Process, rest_config};
+use super::process::{Process, Stop, rest_config};
 use super::stages::Wiring;
 use super::{harden, metrics};
 use crate::config::{Settings, load};
@@ -35,6 +36,22 @@ impl From<PrivateError> for Failure {
 /// # Errors
 /// What it needs is missing, away or in use.
 pub async fn run(args: crate::cli::UpArgs) -> Result<u8, Failure> {
+    let mut stop = Stop::listen()?;
+    let (process, private) = match stop.unless_asked(start(args)).await? {
+        ControlFlow::Continue(running) => running,
+        ControlFlow::Break(code) => return Ok(code),
+    };
+    let Some(mut private) = private else { return process.wait(&mut stop).await };
+    let ended = tokio::select! {
+        ended = process.wait(&mut stop) => ended,
+        error = private.wait_failure() => Err(Failure::from(error)),
+    };
+    private.stop().await;
+    ended
+}
+
+/// Safe to drop at any moment: what it has started by then is stopped.
+async fn start(args: crate::cli::UpArgs) -> Result<(Process, Option<Private>), Failure> {
     let rules = args.rules.clone();
     let mut settings = load(args.into())?;
     let config = rest_config(&settings)?;
@@ -52,25 +69,19 @@ pub async fn run(args: crate::cli::UpArgs) -> Result<u8, Failure> {
     let private = start_servers(data, &dir, &keys, &mut settings).await?;
     // After the servers were started: their programs are found through our own executable.
     harden();
-    let result = serve(&dir, &keys, &settings, rules, config, private.is_some()).await;
-    let (process, bound) = match result {
-        Ok(running) => running,
+    match serve(&dir, &keys, &settings, rules, config, private.is_some()).await {
+        Ok((process, bound)) => {
+            tracing::info!(api = %bound, data_dir = %dir.display(), "ready");
+            eprintln!("openwatch: ready at http://{bound} (data in {})", dir.display());
+            Ok((process, private))
+        }
         Err(failure) => {
             if let Some(private) = private {
                 private.stop().await;
             }
-            return Err(failure);
+            Err(failure)
         }
-    };
-    tracing::info!(api = %bound, data_dir = %dir.display(), "ready");
-    eprintln!("openwatch: ready at http://{bound} (data in {})", dir.display());
-    let Some(mut private) = private else { return process.wait().await };
-    let ended = tokio::select! {
-        ended = process.wait() => ended,
-        error = private.wait_failure() => Err(Failure::from(error)),
-    };
-    private.stop().await;
-    ended
+    }
 }
 
 fn prepare_keys(dir: &Path, settings: &mut Settings) -> Result<KeyDir, Failure> {
@@ -184,11 +195,7 @@ async fn serve(
     wiring.executor().await?;
     let Ok(bound) = bound.await else {
         // The API task ended before it was bound; its error says why.
-        return Err(process
-            .wait()
-            .await
-            .err()
-            .unwrap_or_else(|| Failure::unavailable("the API did not start")));
+        return Err(process.failure().await);
     };
     ClientFile {
         url: format!("{}://{bound}", if settings.api_tls.is_some() { "https" } else { "http" }),

@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use openwatch_bus::message::event::{AlertOpened, AlertResolved, AlertUpdated, Body, Event};
 use openwatch_bus::{Message, Next};
+use openwatch_model::AlertId;
 use openwatch_model::alert::{
-    AlertSeverity, AlertState, AlertType, NewAlert, connectivity_to_alert, drift_to_alert,
+    AlertSeverity, AlertState, AlertType, NewAlert, Notification, connectivity_to_alert, drift_to_alert,
 };
 use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
 use openwatch_model::schedule::BACKOFF_AFTER;
-use openwatch_model::{AlertId, HostId};
 use openwatch_store::alert::{self, AutoResolved, Opened};
 use openwatch_store::{Store, StoreError, Tx, alert_life, channel, delivery, host, inbox};
-use serde_json::json;
 
 use super::STAGE;
 use crate::StageError;
@@ -221,19 +220,21 @@ async fn enqueue(
     what: &str,
 ) -> Result<(), StoreError> {
     let channels = channel::matching(tx, new.severity, tags).await?;
-    let host_id: Option<HostId> = new.host;
-    let payload = json!({
-        "event": format!("alert.{what}"),
-        "alert_id": id,
-        "transition": transition,
-        "type": new.kind.as_str(),
-        "severity": new.severity.as_str(),
-        "host_id": host_id,
-        "host": tags.get("host"),
-        "title": new.title,
-        "body": new.body,
-        "tags": tags,
-        "occurred_at": new.occurred_at.format(&time::format_description::well_known::Rfc3339).ok(),
-    });
+    let notification = Notification {
+        event: format!("alert.{what}"),
+        alert_id: id,
+        transition,
+        kind: new.kind,
+        severity: new.severity,
+        host_id: new.host,
+        host: tags.get("host").cloned(),
+        title: new.title.clone(),
+        body: new.body.clone(),
+        tags: tags.clone(),
+        occurred_at: new.occurred_at,
+        actor: None,
+        reason: None,
+    };
+    let payload = serde_json::to_value(notification).unwrap_or_default();
     delivery::enqueue(tx, id, transition, &channels, &payload).await.map(drop)
 }

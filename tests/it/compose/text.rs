@@ -1,0 +1,1 @@
+//! What can be said of the files without running them for long.

@@ -136,8 +136,8 @@ async fn a_closed_port_and_a_silent_host_have_their_own_reasons() {
     stack
         .json(&["host", "add", "closed", "--address", "127.0.0.1", "--port", &closed, "--user", "root"])
         .await;
-    // Addresses for documentation: nobody answers there.
-    stack.json(&["host", "add", "away", "--address", "192.0.2.1", "--user", "root"]).await;
+    // A name that nobody will ever have.
+    stack.json(&["host", "add", "away", "--address", "nobody.invalid", "--user", "root"]).await;
     let long = std::env::var_os("OPENWATCH_LONG").is_some();
     if long {
         let silent = port(&silent);

@@ -19,3 +19,6 @@ mod writer;
 mod drift;
 mod alerts;
 mod liveness;
+mod trunk;
+mod scheduler;
+mod vault;

@@ -25,7 +25,8 @@ async fn hosts(db: &mut PgConnection, many: usize) {
 
 /// Details of the audit rows of a code, oldest first.
 async fn audited(db: &mut PgConnection, code: &str) -> Vec<Value> {
-    let sql = format!("select detail::text from audit_event where action = '{code}' order by occurred_at, id");
+    let sql =
+        format!("select detail::text from audit_event where action = '{code}' order by occurred_at, id");
     texts(db, &sql).await.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 
@@ -49,7 +50,8 @@ async fn two_schedulers_queue_each_due_host_once() {
     .await;
     // Both have had their first round when both have audited one.
     let audited = "select count(*) from audit_event where action = 'scheduler.tick.dispatched'";
-    eventually("both rounds", || async { (count(&mut fleet.db().await, audited).await >= 2).then_some(()) }).await;
+    eventually("both rounds", || async { (count(&mut fleet.db().await, audited).await >= 2).then_some(()) })
+        .await;
     assert_eq!(count(&mut db, "select count(*) from scan").await, 12);
     assert_eq!(count(&mut db, "select count(distinct host_id) from scan").await, 12);
     assert_eq!(count(&mut db, "select count(*) from scan where tag is not null and attempt = 1").await, 12);
@@ -124,14 +126,19 @@ async fn a_completed_scan_moves_the_schedule_by_its_new_state() {
         async move {
             eventually("a moved schedule", || async {
                 let rows = audited(&mut fleet.db().await, "scheduler.schedule.updated").await;
-                let rows: Vec<_> = rows.into_iter().filter(|row| row["change_kind"] == "post_scan_update").collect();
+                let rows: Vec<_> =
+                    rows.into_iter().filter(|row| row["change_kind"] == "post_scan_update").collect();
                 (rows.len() == times).then_some(rows)
             })
             .await
         }
     };
     let rows = moved(1).await;
-    assert_eq!((&rows[0]["prior"]["compliance_state"], &rows[0]["new"]["compliance_state"]), (&"unknown".into(), &"compliant".into()), "{rows:?}");
+    assert_eq!(
+        (&rows[0]["prior"]["compliance_state"], &rows[0]["new"]["compliance_state"]),
+        (&"unknown".into(), &"compliant".into()),
+        "{rows:?}"
+    );
     let mut db = fleet.db().await;
     let ahead = |minutes: i64| {
         format!(
@@ -151,7 +158,10 @@ async fn a_completed_scan_moves_the_schedule_by_its_new_state() {
     let scan = rest.scan("host-0").await;
     rest.scan_in(&scan, &["completed"]).await;
     tables::quiet(fleet.database_url(), &bus, Duration::from_secs(20)).await;
-    assert_eq!(texts(&mut db, "select next_scheduled_scan::text from host_compliance_schedule").await, before);
+    assert_eq!(
+        texts(&mut db, "select next_scheduled_scan::text from host_compliance_schedule").await,
+        before
+    );
     execute(&mut db, "update host_compliance_schedule set next_scheduled_scan = now(), claim_order = now(); notify ow_schedule").await;
     let rows = moved(2).await;
     assert_eq!(rows[1]["new"]["compliance_state"], "non_compliant", "{rows:?}");
@@ -181,7 +191,8 @@ async fn only_the_scheduler_may_write_the_schedule() {
             let done = sqlx::raw_sql(AssertSqlSafe(as_role)).execute(&mut db).await;
             execute(&mut db, "reset role").await;
             // Rows appear with their host, by a trigger: even the scheduler makes none.
-            let may = role == Role::Scheduler && (statement.starts_with("update") || statement.starts_with("delete"));
+            let may = role == Role::Scheduler
+                && (statement.starts_with("update") || statement.starts_with("delete"));
             assert_eq!(done.is_ok(), may, "{} {statement}: {done:?}", role.as_str());
             if let Err(error) = done {
                 assert!(error.to_string().contains("permission denied"), "{}: {error}", role.as_str());

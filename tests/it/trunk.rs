@@ -54,7 +54,11 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
         let byte = |index: usize| usize::from(part.get(index).copied().unwrap_or_default());
         let number = byte(0) << 16 | byte(1) << 8 | byte(2);
         let letters = [18, 12, 6, 0].map(|shift| char::from(LETTERS[number >> shift & 63]));
-        letters.into_iter().take(part.len() + 1).chain(std::iter::repeat_n('=', 3 - part.len())).collect::<Vec<_>>()
+        letters
+            .into_iter()
+            .take(part.len() + 1)
+            .chain(std::iter::repeat_n('=', 3 - part.len()))
+            .collect::<Vec<_>>()
     };
     bytes.chunks(3).flat_map(group).collect()
 }

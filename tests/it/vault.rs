@@ -68,7 +68,16 @@ async fn columns_with(db: &mut PgConnection, forms: &[Bytes]) -> Vec<String> {
 /// Every message of every stream, results taken out of their compression.
 async fn messages_with(admin: &Bus, forms: &[Bytes]) -> Vec<String> {
     let mut found = Vec::new();
-    for stream in ["OW_JOBS", "OW_RESULTS", "OW_EVENTS", "OW_EVENTS_PUBLIC", "OW_AUDIT", "OW_DLQ", "OBJ_ow-results", "OBJ_ow-corpora"] {
+    for stream in [
+        "OW_JOBS",
+        "OW_RESULTS",
+        "OW_EVENTS",
+        "OW_EVENTS_PUBLIC",
+        "OW_AUDIT",
+        "OW_DLQ",
+        "OBJ_ow-results",
+        "OBJ_ow-corpora",
+    ] {
         let info = admin.stream_info(stream).await.unwrap();
         for sequence in info.first_sequence..=info.last_sequence {
             let Ok(Some(stored)) = admin.message_at(stream, sequence).await else { continue };
@@ -112,7 +121,10 @@ async fn a_stored_secret_works_and_lies_nowhere_in_the_clear() {
     let mut db = tables::private_db(&data).await;
     eventually("the secret encrypted", || async {
         let mut db = tables::private_db(&data).await;
-        (count(&mut db, "select count(*) from credential where sealed is null and ciphertext is not null").await == 1).then_some(())
+        (count(&mut db, "select count(*) from credential where sealed is null and ciphertext is not null")
+            .await
+            == 1)
+            .then_some(())
     })
     .await;
     let admin = tables::bus(&stack.client().nats_url, &data.join("keys"), User::Admin).await;
@@ -125,7 +137,11 @@ async fn a_stored_secret_works_and_lies_nowhere_in_the_clear() {
         assert_eq!(messages_with(&admin, &forms).await, Vec::<String>::new());
         let mut files = Vec::new();
         files_with(&data, &forms, &mut files);
-        assert_eq!(files, Vec::<String>::new(), "the whole data directory: tables, write-ahead log, streams, logs");
+        assert_eq!(
+            files,
+            Vec::<String>::new(),
+            "the whole data directory: tables, write-ahead log, streams, logs"
+        );
         let log = format!("{}{}", stack.up().stdout(), stack.up().stderr());
         assert!(log.contains("DEBUG"), "everything is logged");
         assert!(!holds(log.as_bytes(), &forms), "no log line holds it");
@@ -139,13 +155,21 @@ async fn a_stored_secret_works_and_lies_nowhere_in_the_clear() {
     }
     // The search finds what is there: the rules' ids are in every one of these places.
     let there = vec![b"file-0".to_vec()];
-    assert!(!columns_with(&mut db, &there).await.is_empty() && !messages_with(&admin, &there).await.is_empty());
-    let released = texts(&mut db, "select detail::text from audit_event where action = 'credential.released'").await;
+    assert!(
+        !columns_with(&mut db, &there).await.is_empty() && !messages_with(&admin, &there).await.is_empty()
+    );
+    let released =
+        texts(&mut db, "select detail::text from audit_event where action = 'credential.released'").await;
     assert_eq!(released.len(), 1, "{released:?}");
 }
 
 /// One question to the vault, and what it answered; nothing when it kept silent.
-async fn ask(bus: &Bus, keys: &ExecutorKeys, request: &Request, key: &EphemeralKey) -> Option<Result<String, String>> {
+async fn ask(
+    bus: &Bus,
+    keys: &ExecutorKeys,
+    request: &Request,
+    key: &EphemeralKey,
+) -> Option<Result<String, String>> {
     let payload = request.encode();
     let signed = keys.sign_request(&payload);
     let headers = [(KEY_ID.to_owned(), signed.kid.to_string()), (MAC.to_owned(), signed.tag.to_string())];
@@ -181,7 +205,11 @@ async fn only_the_current_attempt_of_an_open_scan_is_answered() {
     fleet.all_running().await;
     fleet.add_hosts(1, &sshd).await;
     let (scan, tag) = eventually("an issued job", || async {
-        let rows = texts(&mut fleet.db().await, "select id || ' ' || encode(tag, 'hex') from scan where tag is not null").await;
+        let rows = texts(
+            &mut fleet.db().await,
+            "select id || ' ' || encode(tag, 'hex') from scan where tag is not null",
+        )
+        .await;
         let (scan, tag) = rows.first()?.split_once(' ')?;
         Some((scan.to_owned(), tag.to_owned()))
     })
@@ -216,21 +244,29 @@ async fn only_the_current_attempt_of_an_open_scan_is_answered() {
     assert!(unsigned.is_err(), "silence");
     let told = refusals(&fleet).await;
     assert_eq!(told[told.len() - 2..], ["bad_signature", "bad_signature"], "{told:?}");
-    assert_eq!(count(&mut fleet.db().await, "select sum(grants)::bigint from scan").await, 0, "no secret left");
+    assert_eq!(
+        count(&mut fleet.db().await, "select sum(grants)::bigint from scan").await,
+        0,
+        "no secret left"
+    );
 
     // The right question is answered, to this key and nobody else's.
     assert_eq!(ask(&bus, &keys, &good, &key).await, Some(Ok(sshd.private_key().to_owned())));
     assert_eq!(count(&mut fleet.db().await, "select sum(grants)::bigint from scan").await, 1);
-    let released: Vec<Value> = texts(&mut fleet.db().await, "select detail::text from audit_event where action = 'credential.released'")
-        .await
-        .iter()
-        .map(|text| serde_json::from_str(text).unwrap())
-        .collect();
+    let released: Vec<Value> = texts(
+        &mut fleet.db().await,
+        "select detail::text from audit_event where action = 'credential.released'",
+    )
+    .await
+    .iter()
+    .map(|text| serde_json::from_str(text).unwrap())
+    .collect();
     assert_eq!((released.len(), &released[0]["worker"]), (1, &json!("test")));
 
     // The same words after the end of the scan open nothing.
     let end = format!(
-        "update scan set state = 'failed', finished_at = now(), failure_reason = 'lost' where id = '{}'", good.scan
+        "update scan set state = 'failed', finished_at = now(), failure_reason = 'lost' where id = '{}'",
+        good.scan
     );
     execute(&mut fleet.db().await, &end).await;
     assert_eq!(ask(&bus, &keys, &good, &key).await, Some(Err("scan_closed".to_owned())));

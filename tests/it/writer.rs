@@ -194,13 +194,13 @@ async fn nobody_rewrites_transactions() {
     let stages = Stages::under(TOFU).await;
     let granted =
         "select count(*) from information_schema.role_table_grants where table_name = 'transactions'
-        and privilege_type not in ('SELECT', 'INSERT') and grantee like 'openwatch%'";
+        and privilege_type not in ('SELECT', 'INSERT') and grantee like 'openwatch\\_%'";
     assert_eq!(stages.number(granted).await, 0);
     assert_eq!(
         stages
             .number(
                 "select count(*) from information_schema.role_column_grants where table_name = 'transactions'
-        and privilege_type = 'UPDATE' and grantee like 'openwatch%'"
+        and privilege_type = 'UPDATE' and grantee like 'openwatch\\_%'"
             )
             .await,
         0

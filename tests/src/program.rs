@@ -49,10 +49,7 @@ impl Program {
     }
 
     /// Another program, run the same way: bound to the test, its output collected.
-    pub fn other<A: Into<OsString>>(
-        binary: impl Into<PathBuf>,
-        args: impl IntoIterator<Item = A>,
-    ) -> Self {
+    pub fn other<A: Into<OsString>>(binary: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
         Self { binary: Some(binary.into()), ..Self::new(args) }
     }
 

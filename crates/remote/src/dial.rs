@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,15 +50,17 @@ fn unreachable(peer: String, detail: String) -> RemoteError {
 
 fn prepare(stream: TcpStream, round_trip: Duration) -> io::Result<Prompt> {
     stream.set_nodelay(true)?;
-    let prompt = Prompt { stream, round_trip };
+    let prompt = Prompt { stream, relaxed: Arc::default(), round_trip };
     prompt.acknowledge_at_once();
     Ok(prompt)
 }
 
-/// A stream that re-arms quick acknowledgement after every read: the kernel forgets the setting, and a delayed one costs
-/// the host up to 40 ms before it sends its next small packet.
+/// A stream that re-arms quick acknowledgement after every read: the kernel forgets the setting, and until its first
+/// execution the host holds each small packet back until we have acknowledged the one before, for up to 40 ms more.
 pub(crate) struct Prompt {
     stream: TcpStream,
+    /// Set when that is over, and acknowledgements only cost time.
+    pub(crate) relaxed: Arc<AtomicBool>,
     /// What the connect took: one round trip.
     pub(crate) round_trip: Duration,
 }
@@ -65,7 +69,9 @@ impl Prompt {
     #[cfg(target_os = "linux")]
     fn acknowledge_at_once(&self) {
         // Only a matter of speed; a kernel that refuses is as good as one that forgets.
-        let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+        if !self.relaxed.load(Ordering::Relaxed) {
+            let _ = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+        }
     }
 
     #[cfg(not(target_os = "linux"))]

@@ -159,7 +159,7 @@ impl Driver<'_, '_, '_> {
         }
         if !board.has_queue() {
             self.closing = true;
-            text.push_str(&script::epilogue(shell.pairing.sent(), true));
+            text.push_str(&script::epilogue(shell.pairing.sent()));
         }
         drop(board);
         let left: Vec<usize> = shell.pairing.outstanding().collect();

@@ -1,6 +1,7 @@
 //! Opening lanes: what each is told first, and what it means when it does not answer.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use russh::client::Handle;
@@ -26,6 +27,7 @@ pub(crate) struct Pass<'a, 'p> {
     pub(crate) wrapper: Wrapper,
     pub(crate) lanes: u8,
     pub(crate) round_trip: Duration,
+    pub(crate) relaxed: &'a AtomicBool,
     pub(crate) hello: Duration,
     /// No process of ours on the target outlives this.
     pub(crate) budget: Duration,
@@ -108,7 +110,7 @@ impl Pass<'_, '_> {
             input.push_str(&chunk(&board, &turns));
             let closing = !matches!(mode, Mode::Batch) || !board.has_queue();
             if closing {
-                input.push_str(&script::epilogue(turns.len(), matches!(mode, Mode::Batch)));
+                input.push_str(&script::epilogue(turns.len()));
             }
             (turns, bury, spool, closing, input)
         };
@@ -125,6 +127,7 @@ impl Pass<'_, '_> {
         let mut board = lock(self.board);
         match opened {
             Ok(shell) => {
+                self.relaxed.store(true, Ordering::Relaxed);
                 let remains = Remains { group: shell.hello.group, spool };
                 if !matches!(mode, Mode::Burial) {
                     board.live.insert(number, remains.clone());
@@ -153,10 +156,10 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// How many commands that take this long have to be underway for a lane not to run dry: until we have heard of one, it
-    /// may be two round trips old (the host holds small packets back for one), and ours then takes half of one more.
+    /// How many commands that take this long have to be underway for a lane not to run dry: hearing of one and sending
+    /// another takes a round trip, and answers come in bursts.
     pub(crate) fn ahead(&self, pace: Duration) -> usize {
-        (self.round_trip * 3).div_duration_f64(pace.max(LIKELY_PACE / 2)).ceil() as usize
+        (self.round_trip * 2).div_duration_f64(pace.max(LIKELY_PACE / 2)).ceil() as usize
     }
 
     /// Opens a lane and drives it to its end.

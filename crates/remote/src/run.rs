@@ -107,6 +107,7 @@ async fn reconnect(
             session.connection.handle = fresh.connection.handle;
             session.connection.seen = fresh.connection.seen;
             session.connection.round_trip = fresh.connection.round_trip;
+            session.connection.relaxed = fresh.connection.relaxed;
             Ok(true)
         }
         // What came back is not the host we measured: nothing of it may be kept.
@@ -190,6 +191,7 @@ impl<'p> Runner<'_, 'p> {
             wrapper,
             lanes: self.options.lanes.max(1),
             round_trip: self.session.connection.round_trip,
+            relaxed: &self.session.connection.relaxed,
             hello: self.session.connection.route.limits.hello,
             budget: left + Duration::from_secs(5),
             tag: self.tag,
@@ -275,13 +277,12 @@ impl<'p> Runner<'_, 'p> {
     async fn batch(&mut self, first: Option<Lane>, elevation: Elevation, wrapper: Wrapper) -> Batch {
         let cancel = self.session.connection.route.cancel.clone();
         let mut restarts = 0;
-        let pass = self.shared(elevation, wrapper);
+        let pass = &self.shared(elevation, wrapper);
         let hellos = lock(self.board).hellos;
         let mut began = first.is_some();
         let mut refused = None;
         let end = {
             let mut ends: FuturesUnordered<BoxFuture<'_, (u8, End)>> = FuturesUnordered::new();
-            let pass = &pass;
             let run = |number, patient| async move { (number, pass.run(number, Mode::Batch, patient).await) };
             match first {
                 Some(lane) => ends.push(Box::pin(async { (0, pass.drive(lane).await) })),
@@ -338,7 +339,7 @@ impl<'p> Runner<'_, 'p> {
         if let (false, PassEnd::Settled, Some(why)) = (began, &end, refused) {
             return Batch::Refused(why);
         }
-        let end = self.bury(&pass, end).await;
+        let end = self.bury(pass, end).await;
         self.report.restarts += restarts;
         if began {
             self.session.shells = Some(Shells::Batch { elevation, wrapper });

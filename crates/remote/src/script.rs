@@ -6,9 +6,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Payload of the largest packet on an ordinary network.
-const PACKET: usize = 1500;
-
 /// 128 random bits in hex that mark our frames in a stream full of other text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Nonce(String);
@@ -73,7 +70,7 @@ _kh(){{ head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/d
 _ki(){{ if [ -z "$_kt" ]; then {{ ( unset _kn; exec /bin/sh -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
 elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; [ -s "$_kd/o" ] && _kh "$_kd/o"; [ -s "$_kd/e" ] && _kh "$_kd/e" >&2
 else ( unset _kn; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null & _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; fi; _ke "$1" "$2"; }}
-_kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$2" ] || {{ printf "%$2s" ''; printf "%$2s" '' >&2; }}; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
+_kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
 "#
     );
     if let Some(limit) = lane.watchdog {
@@ -133,10 +130,9 @@ pub(crate) fn chunk(items: &[Item<'_>]) -> String {
     text
 }
 
-/// The end: how many commands this lane ran. Pushed, when others ran before: the host's TCP holds a last small packet back
-/// until all before it are acknowledged, a round trip later, unless a packet's worth of blanks follows.
-pub(crate) fn epilogue(count: usize, pushed: bool) -> String {
-    if pushed { format!("_kz {count} {PACKET}\n") } else { format!("_kz {count}\n") }
+/// The end: how many commands this lane ran.
+pub(crate) fn epilogue(count: usize) -> String {
+    format!("_kz {count}\n")
 }
 
 /// One shell word that means exactly this text in every POSIX shell.

@@ -55,7 +55,7 @@ impl Role {
         }
     }
 
-    fn statement(self) -> &'static str {
+    pub(crate) fn statement(self) -> &'static str {
         match self {
             Self::Scheduler => "set role openwatch_scheduler",
             Self::Vault => "set role openwatch_vault",

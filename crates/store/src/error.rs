@@ -4,11 +4,11 @@
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database is away, full, or is just going down. Nothing was decided: try again later.
-    #[error("failed to reach PostgreSQL ({0}); it is retried, so check that the server runs and has room")]
-    Unavailable(#[source] sqlx::Error),
+    #[error("failed to reach PostgreSQL ({0}); check that the server runs and has room")]
+    Unavailable(sqlx::Error),
     /// Somebody else held the rows too long, or two stages got in each other's way. Try again at once.
     #[error("failed to finish in time next to other work in PostgreSQL ({0}); it is retried")]
-    Busy(#[source] sqlx::Error),
+    Busy(sqlx::Error),
     /// Something that may exist only once exists already.
     #[error("failed to store what exists already (constraint {constraint})")]
     Conflict {
@@ -63,7 +63,7 @@ pub enum StoreError {
     },
     /// Anything else: a fault in our own SQL.
     #[error("failed to run a statement ({0}); this is a fault in OpenWatch")]
-    Statement(#[source] sqlx::Error),
+    Statement(sqlx::Error),
 }
 
 impl StoreError {

@@ -4,7 +4,7 @@ use openwatch_model::audit::{Actor, MigrationApplied};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use crate::{StoreError, Tx, audit, connect};
+use crate::{Role, StoreError, Tx, audit, connect};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -63,12 +63,16 @@ pub async fn migrate(url: &str) -> Result<Vec<i64>, StoreError> {
     Ok(applied)
 }
 
-/// Where the database stands, without changing it. Called by `doctor` and before a stage starts.
+/// Where the database stands, as a stage sees it, without changing it. Called before a stage starts.
 ///
 /// # Errors
-/// The server is away or too old.
-pub async fn schema_state(url: &str) -> Result<SchemaState, StoreError> {
+/// The server is away or too old, or the login may not take the role.
+pub async fn schema_state(url: &str, role: Role) -> Result<SchemaState, StoreError> {
     let mut connection = open(url).await?;
+    // A stage's own login may read nothing. The first migration makes the roles.
+    if has_migrations(&mut connection).await? {
+        sqlx::raw_sql(role.statement()).execute(&mut connection).await?;
+    }
     let state = state(&mut connection).await?;
     connection.close().await?;
     Ok(state)
@@ -95,10 +99,7 @@ async fn open(url: &str) -> Result<PgConnection, StoreError> {
 
 async fn state(connection: &mut PgConnection) -> Result<SchemaState, StoreError> {
     let known = MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default();
-    let there = sqlx::query_scalar!(r#"select to_regclass('_sqlx_migrations') is not null as "there!""#)
-        .fetch_one(&mut *connection)
-        .await?;
-    let found = if there {
+    let found = if has_migrations(connection).await? {
         sqlx::query_scalar!("select max(version) from _sqlx_migrations where success")
             .fetch_one(connection)
             .await?
@@ -106,6 +107,11 @@ async fn state(connection: &mut PgConnection) -> Result<SchemaState, StoreError>
         None
     };
     Ok(SchemaState { found, known })
+}
+
+async fn has_migrations(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let there = sqlx::query_scalar!(r#"select to_regclass('_sqlx_migrations') is not null as "there!""#);
+    Ok(there.fetch_one(connection).await?)
 }
 
 fn migrate_error(error: MigrateError) -> StoreError {

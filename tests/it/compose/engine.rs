@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openwatch_app::private::Places;
-use openwatch_tests::{Program, Running, eventually_within, openwatch, sshd};
+use openwatch_tests::{Program, Running, openwatch, sshd};
 
 use super::file::{Compose, Condition, Image, Service, checkout};
 use super::machine;
@@ -51,7 +51,8 @@ impl Engine {
         let mut left: Vec<(String, Service)> = self.compose.services.clone().into_iter().collect();
         let mut started = Vec::new();
         while !left.is_empty() {
-            let position = left.iter().position(|(_, s)| s.depends_on.keys().all(|name| started.contains(name)));
+            let position =
+                left.iter().position(|(_, s)| s.depends_on.keys().all(|name| started.contains(name)));
             let (name, service) = left.remove(position.expect("depends_on has no circle"));
             for (other, dependency) in &service.depends_on {
                 self.wait_for(other, dependency.condition).await;
@@ -144,14 +145,12 @@ impl Engine {
                 Condition::ServiceHealthy => {
                     let argv = self.compose.services[name].health_argv().to_vec();
                     let argv: Vec<_> = argv.iter().map(String::as_str).collect();
-                    let well = eventually_within(START, &format!("{container} to be well"), async || {
-                        match self.containers.get_mut(&container).unwrap().try_wait() {
-                            Some(status) => Some(Err(status)),
-                            None => (self.exec(&container, &argv).await.0 == Some(0)).then_some(Ok(())),
-                        }
-                    });
-                    if let Err(status) = well.await {
-                        panic!("{container} ended with {status}: {}", self.logs(&container));
+                    let since = Instant::now();
+                    while self.exec(&container, &argv).await.0 != Some(0) {
+                        let status = self.containers.get_mut(&container).unwrap().try_wait();
+                        let over = status.is_some() || since.elapsed() > START;
+                        assert!(!over, "{container} is not well ({status:?}): {}", self.logs(&container));
+                        tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 }
             }
@@ -213,7 +212,9 @@ impl Engine {
     /// Directory or file outside that a mount shows: a named volume, or something of the checkout.
     fn source(&self, source: &str) -> PathBuf {
         match source.strip_prefix("./") {
-            Some(path) => checkout().join(path).canonicalize().unwrap_or_else(|error| panic!("{source}: {error}")),
+            Some(path) => {
+                checkout().join(path).canonicalize().unwrap_or_else(|error| panic!("{source}: {error}"))
+            }
             None => {
                 assert!(self.compose.volumes.contains_key(source), "{source} is no volume");
                 let dir = self.volume(source);
@@ -231,12 +232,14 @@ impl Engine {
     fn install_programs(&mut self) {
         let places = Places::from_environment();
         let in_directories = |name: &str, beside: &str| {
-            let dir = places.directories.iter().find(|dir| dir.join(name).is_file() && dir.join(beside).is_file());
+            let dir =
+                places.directories.iter().find(|dir| dir.join(name).is_file() && dir.join(beside).is_file());
             dir.map(|dir| dir.join(name).canonicalize().unwrap())
         };
         let nats = places.nats_server.clone().or_else(|| in_directories("nats-server", "nats-server"));
         let named = places.postgres_bin.as_ref().map(|dir| dir.join("postgres"));
-        let postgres = named.or_else(|| in_directories("postgres", "initdb")).expect("PostgreSQL is installed");
+        let postgres =
+            named.or_else(|| in_directories("postgres", "initdb")).expect("PostgreSQL is installed");
         let postgres = postgres.canonicalize().unwrap();
         let programs = [
             ("openwatch", openwatch()),
@@ -256,7 +259,8 @@ impl Engine {
             fs::create_dir_all(&target).unwrap();
             mount(home, &target);
         }
-        self.path = format!("/image:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        self.path =
+            format!("/image:{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
     }
 
     /// Images are read-only when containers run, so every place to mount on is made before.
@@ -302,6 +306,7 @@ fn bind(source: &Path, target: &str, read_only: bool) -> [String; 4] {
 }
 
 fn mount(source: &Path, target: &Path) {
-    let status = Command::new("mount").arg("--bind").arg(source).arg(target).stdin(Stdio::null()).status().unwrap();
+    let status =
+        Command::new("mount").arg("--bind").arg(source).arg(target).stdin(Stdio::null()).status().unwrap();
     assert!(status.success(), "mount {} on {}", source.display(), target.display());
 }

@@ -32,7 +32,7 @@ pub(crate) fn obstacle() -> Option<String> {
         return Some(format!("{} not installed", missing.join(", ")));
     }
     // In a container without the right to mount, say.
-    let try_out = "ip link add a type bridge && ip link add b type veth peer name c && mount -t tmpfs tmpfs /mnt";
+    let try_out = "ip link add try0 type bridge && ip link add try1 type veth peer name try2 && mount -t tmpfs tmpfs /mnt";
     let output = Command::new("unshare")
         .args(["--mount", "--net", "--uts", "--pid", "--fork", "--mount-proc", "sh", "-c", try_out])
         .stdin(Stdio::null())
@@ -70,6 +70,7 @@ pub(crate) fn set_up(dir: &Path) {
 }
 
 fn sh(name: &str, script: &str, dir: &Path) {
-    let output = Command::new("sh").args(["-c", script, name]).arg(dir).stdin(Stdio::null()).output().unwrap();
+    let output =
+        Command::new("sh").args(["-c", script, name]).arg(dir).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -8,11 +8,15 @@ set -eu
 dir=$1
 root=$dir/root
 ip link set lo up
-ip link add compose type bridge
+# With an address of its own: it would otherwise take one of a container's, and change when that goes.
+ip link add compose address 02:00:00:00:00:01 type bridge
 ip address add 10.0.0.1/24 dev compose
 ip link set compose up
 
 mount -t tmpfs -o size=1g,mode=755 tmpfs "$dir"
+mkdir "$root"
+# A mount of its own, so that a container can have it read-only.
+mount --bind "$root" "$root"
 mkdir -p "$root/etc" "$root/run" "$root/var" "$root/root" "$root/image"
 mkdir -m 1777 "$root/tmp"
 for system in /bin /sbin /lib /lib32 /lib64 /libx32 /usr /opt; do

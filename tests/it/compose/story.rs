@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use openwatch_tests::{eventually, sshd};
 use serde_json::Value;
@@ -14,14 +15,19 @@ const NATS: &str = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222";
 const RULES: usize = 10;
 
 pub(super) async fn run(dir: &Path) {
+    let since = Instant::now();
+    let told = |what: &str| println!("{:5.1} s: {what}", since.elapsed().as_secs_f64());
     let mut engine = Engine::new(dir);
     engine.up().await;
+    told("every container of docker-compose.yml is well, in namespaces, with the files as they are");
     // As the script promises: what is there stays.
     for job in ["keys", "schema", "logins", "contents"] {
         engine.start(job, 1);
         engine.wait_for(job, Condition::ServiceCompletedSuccessfully).await;
     }
+    told("the one-shot jobs ran again");
     every_stream_has_three_replicas(&mut engine).await;
+    told("every stream has three replicas");
 
     let ground = dir.join("ground");
     fs::create_dir(&ground).unwrap();
@@ -32,18 +38,22 @@ pub(super) async fn run(dir: &Path) {
     fs::write(&key, target.private_key()).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     chown(&key, Some(10001), Some(10001)).unwrap();
-    let add = ["credential", "add", "key", "--user", target.user(), "--key-file", "/token/target.key", "--default"];
+    let add =
+        ["credential", "add", "key", "--user", target.user(), "--key-file", "/token/target.key", "--default"];
     cli(&engine, &add).await;
     cli(&engine, &["host", "add", "web-1", "--address", "10.0.0.1", "--port", "2222"]).await;
     let first = completed(&engine, 1).await;
     assert_eq!(first["score"].as_f64(), Some(100.0), "by the schedule: {first}");
+    told("the schedule's scan completed");
 
     (2..5).for_each(|number| set(&ground, number, false));
     let worse = scan(&engine).await;
     assert_eq!(worse["score"].as_f64(), Some(70.0), "{worse}");
-    let drift = eventually("a drift", async || find(&cli(&engine, &["drift"]).await, "kind", "major_worsening"));
+    let drift =
+        eventually("a drift", || async { find(&cli(&engine, &["drift"]).await, "kind", "major_worsening") });
     assert_eq!(drift.await["scan_id"], worse["id"]);
-    eventually("an alert", async || alert(&engine, "active").await).await;
+    eventually("an alert", || alert(&engine, "active")).await;
+    told("three changes made a drift and an alert");
 
     // One node, and one of each stage that there are two of.
     engine.kill("nats-1-1");
@@ -52,27 +62,41 @@ pub(super) async fn run(dir: &Path) {
         assert_eq!(engine.of(stage).len(), 2, "{stage}");
         engine.kill(&format!("{stage}-1"));
     }
+    told("a NATS node and one of each stage are dead");
     (2..5).for_each(|number| set(&ground, number, true));
     let better = scan(&engine).await;
     assert_eq!(better["score"].as_f64(), Some(100.0), "{better}");
-    eventually("the end of the alert", async || alert(&engine, "resolved").await).await;
+    eventually("the end of the alert", || alert(&engine, "resolved")).await;
 
+    told("the next scan completed and resolved the alert");
     assert_eq!(engine.ended(), Vec::<String>::new(), "what was not killed goes on");
     applied_once(&engine, &better).await;
-    let dead = ["openwatch", "dead-letters", "list", "--nats-url", NATS, "--keys", "/volumes/root/keys", "--json"];
+    let dead =
+        ["openwatch", "dead-letters", "list", "--nats-url", NATS, "--keys", "/volumes/root/keys", "--json"];
     let dead: Value = serde_json::from_str(&engine.run("contents", &dead).await).unwrap();
     assert_eq!(dead.as_array().map(Vec::len), Some(0), "{dead}");
 }
 
 async fn every_stream_has_three_replicas(engine: &mut Engine) {
-    let check = ["openwatch", "topology", "check", "--nats-url", NATS, "--keys", "/volumes/root/keys", "--replicas", "3"];
+    let check = [
+        "openwatch",
+        "topology",
+        "check",
+        "--nats-url",
+        NATS,
+        "--keys",
+        "/volumes/root/keys",
+        "--replicas",
+        "3",
+    ];
     engine.run("contents", &check).await;
     // And the servers agree: each stream is followed by two others, who have all of it.
     let ask = ["wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?accounts=true&streams=true&config=true"];
     let mut seen = 0;
     for node in ["nats-1-1", "nats-2-1", "nats-3-1"] {
         let (_, stdout, stderr) = engine.exec(node, &ask).await;
-        let answer: Value = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+        let answer: Value =
+            serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
         let streams = answer["account_details"][0]["stream_detail"].as_array().unwrap();
         for stream in streams {
             assert_eq!(stream["config"]["num_replicas"], 3, "{stream}");
@@ -131,7 +155,7 @@ async fn scan(engine: &Engine) -> Value {
 
 /// The newest of so many scans, once all of them are completed.
 async fn completed(engine: &Engine, count: usize) -> Value {
-    eventually(&format!("{count} completed scans"), async || {
+    eventually(&format!("{count} completed scans"), || async {
         let scans = cli(engine, &["scans", "--host", "web-1"]).await;
         let scans = scans.as_array()?;
         let all = scans.len() == count && scans.iter().all(|scan| scan["state"] == "completed");
@@ -154,9 +178,9 @@ async fn applied_once(engine: &Engine, scan: &Value) {
     let id = scan["id"].as_str().unwrap();
     let query = format!(
         "select (select count(*) from scan_ledger where scan_id = '{id}'),
-                (select count(*) from transaction where scan_id = '{id}'),
-                (select count(*) from drift_event where scan_id = '{id}'),
-                (select count(*) from alert where type = 'drift_major')"
+                (select count(*) from transactions where scan_id = '{id}'),
+                (select count(*) from drift where scan_id = '{id}'),
+                (select count(*) from alert where alert_type = 'drift_major')"
     );
     let psql = ["psql", "--host=/tmp", "--username=openwatch", "--dbname=openwatch", "-XAtc", &query];
     let (code, stdout, stderr) = engine.exec("postgres-1", &psql).await;

@@ -32,7 +32,8 @@ async fn refused(fleet: &Fleet, case: &str, reason: &str, word: &str) {
     let (code, stdout, stderr) = fleet.program("scheduler").run().await;
     let all = format!("{case}: {code:?}\n{stdout}{stderr}");
     assert_eq!(code, Some(64), "{all}");
-    let sentence = stderr.lines().rev().find(|line| line.starts_with("openwatch: ")).unwrap_or_else(|| panic!("{all}"));
+    let sentence =
+        stderr.lines().rev().find(|line| line.starts_with("openwatch: ")).unwrap_or_else(|| panic!("{all}"));
     for wanted in [reason, word, "schedules.yaml"] {
         assert!(sentence.contains(wanted), "no {wanted:?} in the sentence of {all}");
     }
@@ -75,7 +76,8 @@ async fn without_a_policy_to_trust_it_does_not_start() {
     // Signed by the right key and no policy: `policy sign` refuses, so it is signed below it.
     let key_file = fleet.keys("master").join("policy/policy.key");
     let key = PolicyKey::load(&key_file).unwrap();
-    for (case, text) in [("no YAML", "version: [1.0.0"), ("an unknown field", "version: 1.0.0\ncadence: 5\n")] {
+    for (case, text) in [("no YAML", "version: [1.0.0"), ("an unknown field", "version: 1.0.0\ncadence: 5\n")]
+    {
         write(&policy, text);
         write(&signature, sign_anything(text, &key_file, &key));
         refused(&fleet, case, "parse_error", "").await;
@@ -158,14 +160,18 @@ async fn a_refused_reload_changes_nothing_and_is_told() {
     fleet.sign_policy().await;
     fleet.stage("scheduler").signal(Signal::HUP);
     let rows = rejected(2).await;
-    assert_eq!((&rows[1]["reason"], &rows[1]["policy_version_attempted"]), (&"version_regression".into(), &"0.9.0".into()));
+    assert_eq!(
+        (&rows[1]["reason"], &rows[1]["policy_version_attempted"]),
+        (&"version_regression".into(), &"0.9.0".into())
+    );
 
     // It goes on under the policy that it had.
     let mut db = fleet.db().await;
     assert_eq!(texts(&mut db, IN_FORCE).await, ["1.0.0"]);
     hosts(&mut db, 1).await;
     eventually("a scan under the policy in force", || async {
-        let policies = texts(&mut fleet.db().await, "select policy_version from scan where tag is not null").await;
+        let policies =
+            texts(&mut fleet.db().await, "select policy_version from scan where tag is not null").await;
         (policies == ["1.0.0"]).then_some(())
     })
     .await;

@@ -75,7 +75,8 @@ async fn keep_killing(fleet: &mut Fleet, mut dice: Dice, until: Instant) -> Vec<
 
 async fn survive(hosts: usize, lasting: Duration) {
     let seed = std::env::var("OPENWATCH_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ u64::from(uuid::Uuid::new_v4().as_fields().0));
+    let seed =
+        seed.unwrap_or_else(|| u64::from(std::process::id()) ^ u64::from(uuid::Uuid::new_v4().as_fields().0));
     println!("chaos with OPENWATCH_SEED={seed}");
     let (ground, sshd) = (Ground::new(10), sshd::Options::new().start());
     let mut fleet = Fleet::start(&ground.rules(), 2).await;
@@ -83,8 +84,10 @@ async fn survive(hosts: usize, lasting: Duration) {
     let until = Instant::now() + lasting;
     let (dice, other) = (Dice(seed), Dice(seed ^ 0x5eed));
     let rest = fleet.rest();
-    let (promised, killed) =
-        tokio::join!(keep_scanning(rest, hosts, &ground, other, until), keep_killing(&mut fleet, dice, until));
+    let (promised, killed) = tokio::join!(
+        keep_scanning(rest, hosts, &ground, other, until),
+        keep_killing(&mut fleet, dice, until)
+    );
     println!("{promised} scans promised; killed: {}", killed.join(" "));
     for stage in fleet.ended() {
         fleet.spawn(&stage);
@@ -111,7 +114,11 @@ async fn survive(hosts: usize, lasting: Duration) {
     let promised = i64::try_from(promised).unwrap();
     assert!(tables::count(&mut db, "select count(*) from scan").await > 0 && promised > 0);
     assert_eq!(tables::dead_letters(&admin).await, Vec::<String>::new());
-    let failed = tables::texts(&mut db, "select failure_reason || ': ' || coalesce(failure_detail, '') from scan where state = 'failed'").await;
+    let failed = tables::texts(
+        &mut db,
+        "select failure_reason || ': ' || coalesce(failure_detail, '') from scan where state = 'failed'",
+    )
+    .await;
     assert_eq!(failed, Vec::<String>::new(), "the target was there all the time");
 }
 

@@ -50,7 +50,8 @@ impl Fleet {
         it.sign_policy().await;
         ran(it.tool(&["rules", "publish", "--keys"]).arg(&master).arg(rules)).await;
         for what in ["scheduler", "executor", "writer", "vault", "api", "stages"] {
-            ran(Program::new(["keys", "issue", what, "--dir"]).arg(&master).arg("--out").arg(it.keys(what))).await;
+            ran(Program::new(["keys", "issue", what, "--dir"]).arg(&master).arg("--out").arg(it.keys(what)))
+                .await;
         }
         ran(it.tool(&["keys", "issue", "token", "--dir"]).arg(&master).arg("--out").arg(it.token())).await;
         it
@@ -84,7 +85,9 @@ impl Fleet {
         };
         // A worker is told of NATS and of nothing else.
         let program = match stage {
-            "executor" => Program::new(["executor", "--name", name]).env("OPENWATCH_NATS_URL", self.nats_url()),
+            "executor" => {
+                Program::new(["executor", "--name", name]).env("OPENWATCH_NATS_URL", self.nats_url())
+            }
             stage => self.tool(&[stage]),
         };
         let program = program.arg("--keys").arg(self.keys(keys));
@@ -159,7 +162,8 @@ impl Fleet {
         // The API may be a moment away.
         let rest = self.rest();
         eventually("the API", || async { rest.ask(reqwest::Method::GET, "/hosts", None, None).await }).await;
-        self.json(&["credential", "add", "key", "--user", sshd.user(), "--key-file", &key, "--default"]).await;
+        self.json(&["credential", "add", "key", "--user", sshd.user(), "--key-file", &key, "--default"])
+            .await;
         for number in 0..count {
             let host = serde_json::json!({ "name": format!("host-{number}"), "address": "127.0.0.1", "port": sshd.port() });
             rest.post("/hosts", host).await;

@@ -27,8 +27,11 @@ async fn scans_end_once_when_nats_is_back_and_when_postgres_is() {
         let host = url.rsplit('@').next().unwrap().trim_start_matches("nats://");
         host.split(['/', '?']).next().unwrap().rsplit(':').next().unwrap().parse().unwrap()
     };
-    let (database, nats) = (Proxy::to(port(fleet.database_url())).await, Proxy::to(port(fleet.nats_url())).await);
-    let through = fleet.database_url().replace(&format!(":{}/", port(fleet.database_url())), &format!(":{}/", database.port()));
+    let (database, nats) =
+        (Proxy::to(port(fleet.database_url())).await, Proxy::to(port(fleet.nats_url())).await);
+    let through = fleet
+        .database_url()
+        .replace(&format!(":{}/", port(fleet.database_url())), &format!(":{}/", database.port()));
     let dir = tempfile::Builder::new().prefix("ow-outage-").tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
     let data = dir.path().join("data");
@@ -82,7 +85,10 @@ async fn scans_end_once_when_nats_is_back_and_when_postgres_is() {
     let mut db = fleet.db().await;
     let hosts = HOSTS as i64;
     assert_eq!(tables::count(&mut db, "select count(*) from scan_ledger").await, 2 * hosts);
-    assert_eq!(tables::count(&mut db, "select count(*) from scan where state = 'completed'").await, 2 * hosts);
+    assert_eq!(
+        tables::count(&mut db, "select count(*) from scan where state = 'completed'").await,
+        2 * hosts
+    );
     let alerts = "select count(*) from alert where alert_type like 'drift%'";
     assert_eq!(tables::count(&mut db, alerts).await, hosts, "one for each host");
     up.terminate().await;

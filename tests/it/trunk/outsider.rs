@@ -71,7 +71,8 @@ async fn may_follow_the_events_and_do_nothing_else() {
     stack.ended_scans("web-1", 1).await;
     let mut kinds = BTreeSet::new();
     while !kinds.contains("openwatch.scan.completed.v1") {
-        let next = tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
+        let next =
+            tokio::time::timeout(Duration::from_secs(10), events.next()).await.unwrap().unwrap().unwrap();
         let header = |name: &str| next.headers.as_ref().unwrap().get(name).unwrap().as_str().to_owned();
         assert_eq!((header("ce-specversion"), header("ce-id")), ("1.0".into(), header("Nats-Msg-Id")));
         kinds.insert(header("ce-type"));
@@ -81,7 +82,10 @@ async fn may_follow_the_events_and_do_nothing_else() {
             assert!(!text.contains(secret), "an event tells no {secret}: {text}");
         }
     }
-    assert!(kinds.contains("openwatch.scan.started.v1") && kinds.contains("openwatch.finding.changed.v1"), "{kinds:?}");
+    assert!(
+        kinds.contains("openwatch.scan.started.v1") && kinds.contains("openwatch.finding.changed.v1"),
+        "{kinds:?}"
+    );
 
     let admin = tables::bus(&file.nats_url, &stack.data_dir().join("keys"), User::Admin).await;
     let mut before = Vec::new();

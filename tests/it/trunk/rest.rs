@@ -1,10 +1,14 @@
 //! REST as a person with a token speaks it.
 
+use std::time::{Duration, Instant};
+
 use openwatch_app::place::ClientFile;
 use openwatch_tests::eventually_within;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
+
+/// How long a scan may take: a worker's death alone takes half a minute to notice.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One API and one token.
 pub(crate) struct Rest {
@@ -78,11 +82,16 @@ impl Rest {
     /// Waits until a scan is in one of these states.
     pub(crate) async fn scan_in(&self, id: &str, states: &[&str]) -> Value {
         let path = format!("/scans/{id}");
-        eventually_within(Duration::from_secs(120), &format!("scan {id} {states:?}"), || async {
-            let (_, body) = self.ask(Method::GET, &path, None, None).await?;
-            let state = body["scan"]["state"].as_str().or_else(|| body["state"].as_str())?;
-            states.contains(&state).then(|| body.clone())
-        })
-        .await
+        let since = Instant::now();
+        loop {
+            let seen = self.ask(Method::GET, &path, None, None).await;
+            let state = seen.as_ref().and_then(|(_, body)| body["scan"]["state"].as_str());
+            match (state, seen.as_ref()) {
+                (Some(state), Some((_, body))) if states.contains(&state) => return body.clone(),
+                (Some("completed" | "failed"), Some((_, body))) => panic!("not {states:?}: {body}"),
+                _ => assert!(since.elapsed() < PATIENCE, "scan {id} is never {states:?}: {seen:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 }

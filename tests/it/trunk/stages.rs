@@ -30,7 +30,8 @@ async fn a_process_per_stage_does_the_same_and_a_lost_worker_is_replaced() {
         let scans = rest.get("/scans?limit=100").await;
         let scans = scans["items"].as_array()?;
         let workers: BTreeSet<_> = scans.iter().filter_map(|scan| scan["worker"].as_str()).collect();
-        let running = |scan: &&serde_json::Value| scan["state"] == "running" && scan["worker"] == "executor-1";
+        let running =
+            |scan: &&serde_json::Value| scan["state"] == "running" && scan["worker"] == "executor-1";
         (workers.len() == 2 && scans.iter().any(|scan| running(&scan))).then_some(())
     })
     .await;

@@ -37,7 +37,11 @@ async fn a_change_on_the_target_is_told_once_by_everybody() {
     let mut changed: Vec<_> = of_scan
         .iter()
         .map(|t| {
-            assert_eq!((t["prior_status"].as_str(), t["status"].as_str()), (Some("pass"), Some("fail")), "{t}");
+            assert_eq!(
+                (t["prior_status"].as_str(), t["status"].as_str()),
+                (Some("pass"), Some("fail")),
+                "{t}"
+            );
             t["rule_id"].as_str().unwrap().to_owned()
         })
         .collect();
@@ -63,14 +67,19 @@ async fn a_change_on_the_target_is_told_once_by_everybody() {
     (2..5).for_each(|number| ground.set(number, true));
     let reverted = rest.scan("web-1").await;
     let ended = rest.scan_in(&reverted, &["completed"]).await;
-    assert_eq!((ended["scan"]["score"].as_f64(), ended["changes"].as_array().unwrap().len()), (Some(100.0), 3));
+    assert_eq!(
+        (ended["scan"]["score"].as_f64(), ended["changes"].as_array().unwrap().len()),
+        (Some(100.0), 3)
+    );
     eventually("the end of the alert", || async {
         let alerts = rest.get("/alerts").await;
         items(&alerts).iter().any(|a| a["id"] == alert["id"] && a["state"] == "resolved").then_some(())
     })
     .await;
 
-    let admin = tables::bus(&stack.client().nats_url, &stack.data_dir().join("keys"), openwatch_bus::User::Admin).await;
+    let admin =
+        tables::bus(&stack.client().nats_url, &stack.data_dir().join("keys"), openwatch_bus::User::Admin)
+            .await;
     let url = tables::private_url(&stack.data_dir());
     tables::quiet(&url, &admin, Duration::from_secs(20)).await;
     assert_eq!(tables::dead_letters(&admin).await, Vec::<String>::new());
@@ -86,7 +95,8 @@ async fn a_change_on_the_target_is_told_once_by_everybody() {
 /// Every transition of every alert reached the webhook exactly once.
 async fn webhooks_match(stack: &Stack, catcher: &Catcher) {
     let mut db = tables::private_db(&stack.data_dir()).await;
-    let expected = usize::try_from(tables::count(&mut db, "select count(*) from alert_transition").await).unwrap();
+    let expected =
+        usize::try_from(tables::count(&mut db, "select count(*) from alert_transition").await).unwrap();
     let caught = catcher.at_least(expected).await;
     let ids: BTreeSet<_> = caught.iter().filter_map(|it| it.headers.get("webhook-id")).collect();
     assert_eq!((caught.len(), ids.len()), (expected, expected), "each transition once");
@@ -98,7 +108,8 @@ fn follow(stack: &Stack) -> openwatch_tests::Running {
 
 /// Everything that `events tail` printed, once it has told the last chapter.
 async fn told(tail: &mut openwatch_tests::Running, last_scan: &str) -> Vec<Value> {
-    let read = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let read =
+        |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
     eventually("the last drift and alert among the events", || async {
         let events = read(&tail.stdout());
         let drift = events.iter().any(|e| is(e, "drift.detected") && e["data"]["scan_id"] == last_scan);

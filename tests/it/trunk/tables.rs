@@ -71,17 +71,29 @@ const FAULTS: &[(&str, &str)] = &[
 ];
 
 /// Consumers that must have nothing left.
-const CONSUMERS: &[Consumer] =
-    &[Consumer::EXECUTOR_MANUAL, Consumer::EXECUTOR_SCHEDULED, Consumer::WRITER, Consumer::SCHEDULER, Consumer::DRIFT, Consumer::ALERTS];
+const CONSUMERS: &[Consumer] = &[
+    Consumer::EXECUTOR_MANUAL,
+    Consumer::EXECUTOR_SCHEDULED,
+    Consumer::WRITER,
+    Consumer::SCHEDULER,
+    Consumer::DRIFT,
+    Consumer::ALERTS,
+];
 
 /// A number that the database gives.
 pub(crate) async fn count(db: &mut PgConnection, sql: &str) -> i64 {
-    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(db).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_one(db)
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
 
 /// One text for each row.
 pub(crate) async fn texts(db: &mut PgConnection, sql: &str) -> Vec<String> {
-    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(db).await.unwrap_or_else(|e| panic!("{sql}: {e}"))
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
+        .fetch_all(db)
+        .await
+        .unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
 
 /// Changes something behind everybody's back.
@@ -173,5 +185,8 @@ pub(crate) fn bus_options(nats_url: &str, keys: &Path, user: User) -> BusOptions
 /// Dead letters there are, told by stage and reason.
 pub(crate) async fn dead_letters(admin: &Bus) -> Vec<String> {
     let filed = admin.dead_letters(1, 1000).await.unwrap();
-    filed.into_iter().map(|f| format!("{} {}: {}", f.letter.stage, f.letter.subject, f.letter.reason)).collect()
+    filed
+        .into_iter()
+        .map(|f| format!("{} {}: {}", f.letter.stage, f.letter.subject, f.letter.reason))
+        .collect()
 }

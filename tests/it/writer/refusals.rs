@@ -1,7 +1,7 @@
 //! Results that are not applied.
 
 use openwatch_bus::message::result::{Part, encode_final};
-use openwatch_bus::subject;
+use openwatch_bus::{Outgoing, subject};
 use openwatch_model::outcome::EVIDENCE_RULE_CAP;
 use openwatch_model::scan::Job;
 use openwatch_tests::stages::{headers, measured};
@@ -54,6 +54,7 @@ async fn only_the_key_of_the_attempt_proves_outcomes() {
         let mut message = honest.clone();
         message.message_id = format!("{}.{end}", job.scan);
         message.headers.clone_from(headers);
+        message.payload = payload.clone();
         stages.send(&message).await;
     }
     let reasons = letters(&stages, forged.len()).await;
@@ -62,7 +63,8 @@ async fn only_the_key_of_the_attempt_proves_outcomes() {
     assert_eq!(state(&stages, &job).await, "queued");
     assert_eq!(stages.number("select count(*) from transactions").await, 0);
     assert_eq!(stages.audited("message.dead_lettered").await, 6);
-    // The scan is still open for the one who may speak.
+    // The scan is still open for the one who may speak, under an id that the forgers have not used up.
+    let honest = Outgoing { message_id: format!("{}.1.7.final", job.scan), ..honest };
     stages.send(&honest).await;
     assert_eq!(stages.ended(job.scan).await, "completed");
 }

@@ -57,15 +57,25 @@ fn word<T>(
     text: Option<&str>,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Failure> {
-    let wrong = || Failure::field(Code::FieldFormat, pointer, "is not one of the words this parameter takes");
-    text.map(|text| parse(text).ok_or_else(wrong)).transpose()
+    let wrong = |text: &str| {
+        let detail = format!("`{}` is not one of the words this parameter takes", clip(text));
+        Failure::field(Code::FieldFormat, pointer, detail)
+    };
+    text.map(|text| parse(text).ok_or_else(|| wrong(text))).transpose()
 }
 
 /// The host that a name or id means.
 async fn known_host(tx: &mut Tx<'_>, named: &str) -> Result<HostId, Failure> {
     let found = host::find(tx, named).await?;
-    found
-        .ok_or_else(|| Failure::new(Code::HostNotFound, "no host has this name or id; see GET /api/v1/hosts"))
+    found.ok_or_else(|| {
+        let detail = format!("no host has the name or id `{}`; see GET /api/v1/hosts", clip(named));
+        Failure::new(Code::HostNotFound, detail)
+    })
+}
+
+/// Words of a client that are told back to it, not without end.
+fn clip(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(253).collect()
 }
 
 /// The host that a filter names, if it names one.

@@ -22,14 +22,14 @@ pub async fn store(settings: &Settings, role: Role, max_connections: u32) -> Res
         max_connections,
         application_name: format!("openwatch-{}", role.as_str()),
     };
-    let schema = schema_state(url).await.map_err(store_failure)?;
+    let schema = schema_state(url, role).await.map_err(|error| store_failure_at(url, error))?;
     if let Some(found) = schema.found.filter(|found| *found > schema.known) {
         return Err(store_failure(StoreError::SchemaTooNew { found, known: schema.known }));
     }
     if !schema.is_current() {
         return Err(Failure::usage("the database schema is not up to date; run `openwatch migrate`"));
     }
-    Store::connect(&options).await.map_err(store_failure)
+    Store::connect(&options).await.map_err(|error| store_failure_at(url, error))
 }
 
 /// The database address that was given.
@@ -83,6 +83,22 @@ pub fn store_failure(error: StoreError) -> Failure {
         _ => INTERNAL,
     };
     Failure::new(code, error)
+}
+
+/// The same, saying where the database was looked for: host and port, nothing of the login.
+pub fn store_failure_at(url: &str, error: StoreError) -> Failure {
+    let reached = !error.is_outage();
+    let Failure { code, error } = store_failure(error);
+    let server = url
+        .rsplit_once('@')
+        .map_or(url, |(_, server)| server)
+        .trim_start_matches("postgres://")
+        .trim_start_matches("postgresql://");
+    let server = server.split(['/', '?']).next().unwrap_or_default();
+    if reached || server.is_empty() {
+        return Failure { code, error };
+    }
+    Failure { code, error: error.context(format!("no database at {server}")) }
 }
 
 /// An error of the bus with its exit code.

@@ -164,7 +164,7 @@ async fn serve(
     private: bool,
 ) -> Result<(Process, std::net::SocketAddr), Failure> {
     let url = connect::database_url(settings)?;
-    let applied = migrate(url).await.map_err(store_failure)?;
+    let applied = migrate(url).await.map_err(|error| connect::store_failure_at(url, error))?;
     if !applied.is_empty() {
         tracing::info!(migrations = applied.len(), private, "schema brought up to date");
     }

@@ -8,7 +8,7 @@ use crate::cli::{ConfigCommand, DatabaseArgs, DeadLetterCommand, DoctorArgs, Top
 use crate::client::{Client, table};
 use crate::config::{Flags, Settings, load};
 use crate::exit::{Failure, TRY_AGAIN, USAGE};
-use crate::run::connect::{self, bus_failure, store_failure};
+use crate::run::connect::{self, bus_failure};
 
 /// `migrate`.
 ///
@@ -16,7 +16,8 @@ use crate::run::connect::{self, bus_failure, store_failure};
 /// 69 when the database is away, 64 when it is not ours to migrate.
 pub async fn migrate(args: DatabaseArgs) -> Result<(), Failure> {
     let settings = load(Flags::of_database(args))?;
-    let applied = run_migrations(connect::database_url(&settings)?).await.map_err(store_failure)?;
+    let url = connect::database_url(&settings)?;
+    let applied = run_migrations(url).await.map_err(|error| connect::store_failure_at(url, error))?;
     match applied.last() {
         Some(last) => {
             table::line(&format!("{} migrations applied; the schema is at version {last}", applied.len()))

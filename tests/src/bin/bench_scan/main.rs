@@ -34,13 +34,15 @@ struct Door {
 }
 
 /// What was asked for.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Size {
     checks: usize,
     runs: usize,
+    /// In milliseconds; none is always measured too.
+    round_trips: Vec<u64>,
 }
 
-const USAGE: &str = "bench_scan [--checks N] [--runs N]";
+const USAGE: &str = "bench_scan [--checks N] [--runs N] [--round-trips MS,MS..]";
 
 fn main() -> ExitCode {
     match start() {
@@ -86,13 +88,17 @@ fn measure(runtime: &tokio::runtime::Runtime, size: Size, no_distance: Option<St
 }
 
 fn size(args: &[String]) -> anyhow::Result<Size> {
-    let mut size = Size { checks: 500, runs: 3 };
+    let mut size = Size { checks: 500, runs: 3, round_trips: vec![20, 100] };
     let mut args = args.iter();
     while let Some(name) = args.next() {
-        let number = args.next().and_then(|n| n.parse().ok()).filter(|n| *n > 0).context(USAGE)?;
+        let value = args.next().context(USAGE)?;
+        let mut numbers = value.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>().context(USAGE)?;
+        numbers.retain(|number| *number > 0);
+        let first = || anyhow::Ok(usize::try_from(*numbers.first().context(USAGE)?)?);
         match name.as_str() {
-            "--checks" => size.checks = number,
-            "--runs" => size.runs = number,
+            "--checks" => size.checks = first()?,
+            "--runs" => size.runs = first()?,
+            "--round-trips" => size.round_trips = numbers,
             _ => anyhow::bail!(USAGE),
         }
     }

@@ -57,7 +57,7 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-pub(crate) fn head(size: Size, plain_shell: bool) {
+pub(crate) fn head(size: &Size, plain_shell: bool) {
     let (cores, load) = (gauge::cores(), gauge::load());
     line(&format!(
         "{} checks on one host, a real sshd on this machine; {cores} cores shared by both ends, load {load:.1}; \
@@ -108,7 +108,7 @@ fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-pub(crate) fn verdict(rows: &[Row], held: u64, size: Size, took: Duration) {
+pub(crate) fn verdict(rows: &[Row], held: u64, size: &Size, took: Duration) {
     line("slowest checks of the last scan, as recorded with each answer:");
     for (time, script) in rows.iter().flat_map(|row| &row.slowest) {
         line(&format!("  {:4} ms  {script}", time.as_millis()));
@@ -133,11 +133,12 @@ pub(crate) fn verdict(rows: &[Row], held: u64, size: Size, took: Duration) {
     line(&format!(
         "\nfloor: {TODAYS_TRIPS} round trips, which is what today's SSH library and server need ({LEAST_TRIPS} is the least the protocol allows), plus\n\
          the checks alone in as many local shells, at most one per core. Took {:.0} s; load is now {:.1}.\n\
-         again: scripts/bench bench_scan --checks {} --runs {}",
+         again: scripts/bench bench_scan --checks {} --runs {} --round-trips {}",
         seconds(took),
         gauge::load(),
         size.checks,
-        size.runs
+        size.runs,
+        size.round_trips.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
     ));
 }
 

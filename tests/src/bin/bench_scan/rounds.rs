@@ -17,7 +17,6 @@ use crate::{Door, Size, baseline, checks, floor, memory, ours};
 
 /// Executions at the same time that are tried. The second is what the executor does.
 pub(crate) const LANES: [u8; 3] = [1, 2, 4];
-const ROUND_TRIPS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(100)];
 
 pub(crate) async fn all(size: Size, no_distance: Option<String>) -> anyhow::Result<()> {
     let since = Instant::now();
@@ -28,25 +27,25 @@ pub(crate) async fn all(size: Size, no_distance: Option<String>) -> anyhow::Resu
         ip(&["link", "set", "lo", "up"])?;
     }
     let near = Server::start(Options::new());
-    report::head(size, near.has_plain_shell());
-    let mut rows = vec![at_hand(&near.door(), &plan, size, dir.path()).await?];
+    report::head(&size, near.has_plain_shell());
+    let mut rows = vec![at_hand(&near.door(), &plan, &size, dir.path()).await?];
     report::row(&rows[0]);
     match no_distance {
-        Some(why) => report::line(&format!("20 ms and 100 ms were not measured: {why}\n")),
+        Some(why) => report::line(&format!("only without delay, because {why}\n")),
         None => {
-            for row in at_a_distance(&plan, size, dir.path()).await? {
+            for row in at_a_distance(&plan, &size, dir.path()).await? {
                 report::row(&row);
                 rows.push(row);
             }
         }
     }
     let held = memory::per_connection(&near.door())?;
-    report::verdict(&rows, held, size, since.elapsed());
+    report::verdict(&rows, held, &size, since.elapsed());
     Ok(())
 }
 
 /// No delay: everything in turns, as often as asked for.
-async fn at_hand(door: &Door, plan: &Plan, size: Size, dir: &Path) -> anyhow::Result<Row> {
+async fn at_hand(door: &Door, plan: &Plan, size: &Size, dir: &Path) -> anyhow::Result<Row> {
     let mut before = Vec::new();
     let mut series = Series::new(Duration::ZERO);
     for _ in 0..size.runs {
@@ -63,10 +62,11 @@ async fn at_hand(door: &Door, plan: &Plan, size: Size, dir: &Path) -> anyhow::Re
 
 /// With delays. One execution per check takes minutes there, so it runs once, for all distances at the same time: it
 /// mostly waits.
-async fn at_a_distance(plan: &Plan, size: Size, dir: &Path) -> anyhow::Result<Vec<Row>> {
+async fn at_a_distance(plan: &Plan, size: &Size, dir: &Path) -> anyhow::Result<Vec<Row>> {
     let mut far = Far::start()?;
     let mut links = Vec::new();
-    for (number, round_trip) in (1..).zip(ROUND_TRIPS) {
+    let round_trips: Vec<_> = size.round_trips.iter().copied().map(Duration::from_millis).collect();
+    for (number, &round_trip) in (1..).zip(&round_trips) {
         links.push(Link::new(&mut far, number, round_trip)?);
     }
     let doors: Vec<Door> =
@@ -74,7 +74,7 @@ async fn at_a_distance(plan: &Plan, size: Size, dir: &Path) -> anyhow::Result<Ve
     report::line("measuring one execution per check over both links ...\n");
     let before = futures::future::try_join_all(doors.iter().map(|door| baseline::scan(door, plan))).await?;
     let mut rows = Vec::new();
-    for ((door, round_trip), before) in doors.iter().zip(ROUND_TRIPS).zip(before) {
+    for ((door, round_trip), before) in doors.iter().zip(round_trips).zip(before) {
         let mut series = Series::new(round_trip);
         for _ in 0..size.runs {
             series.run(door, plan, dir).await?;

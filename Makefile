@@ -12,7 +12,7 @@ demo: setup ## fetch what is missing, build, run a whole stack in a fresh direct
 
 up: setup ## build and run everything on this machine until Ctrl-C
 	$(CARGO) build --release --locked --bin openwatch
-	exec $(TARGET)/release/openwatch up
+	exec $(TARGET)/release/openwatch up --data-dir $${OPENWATCH_DATA_DIR:-.local/data}
 
 test: setup ## build and run all tests, with real servers; quick ones only
 	scripts/run-tests

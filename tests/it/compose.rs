@@ -10,7 +10,7 @@ mod machine;
 mod story;
 mod text;
 
-// The long form: processes.
+// Some twenty seconds, most of them NATS electing new leaders.
 #[tokio::test]
 async fn the_scaled_out_form_runs_and_survives_the_loss_of_one_of_each() {
     if let Some(dir) = machine::inside() {

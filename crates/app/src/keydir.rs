@@ -70,11 +70,14 @@ impl KeyDir {
         policy_key.save(&it.policy_key_file())?;
         let trusted = TrustedKeys::new(vec![policy_key.trusted()]).map_err(Failure::usage)?;
         trusted.save(&it.0.join("policy/trusted.json"))?;
-        // Last: whoever finds it finds everything else too.
-        Dek::generate().save(&it.0.join("dek"))?;
+        let fresh = it.0.join("dek.new");
+        Dek::generate().save(&fresh)?;
+        let deks = Deks::single(Dek::load(&fresh)?);
         for what in [IssueFor::Scheduler, IssueFor::Executor, IssueFor::Writer, IssueFor::Api] {
-            it.issue_derived(what, &it)?;
+            write_derived(what, &deks, &it)?;
         }
+        // Last, in one step: whoever finds it finds everything else too.
+        std::fs::rename(fresh, it.0.join("dek"))?;
         Ok(it)
     }
 
@@ -110,19 +113,7 @@ impl KeyDir {
             }
             return Ok(());
         }
-        self.issue_derived(what, &to)
-    }
-
-    fn issue_derived(&self, what: IssueFor, to: &Self) -> Result<(), Failure> {
-        let deks = Deks::single(self.dek()?);
-        match what {
-            IssueFor::Scheduler => issue_scheduler(&deks).replace(&to.0.join("scheduler.json"))?,
-            IssueFor::Executor => issue_executor(&deks).replace(&to.0.join("executor.json"))?,
-            IssueFor::Writer => issue_writer(&deks).replace(&to.0.join("writer.json"))?,
-            IssueFor::Api => issue_api(&deks).replace(&to.0.join("api.json"))?,
-            IssueFor::Vault | IssueFor::Stages | IssueFor::Token => {}
-        }
-        Ok(())
+        write_derived(what, &Deks::single(self.dek()?), &to)
     }
 
     fn dek(&self) -> Result<Dek, Failure> {
@@ -224,6 +215,17 @@ impl KeyDir {
         };
         Ok(Signers { trusted, revoked })
     }
+}
+
+fn write_derived(what: IssueFor, deks: &Deks, to: &KeyDir) -> Result<(), Failure> {
+    match what {
+        IssueFor::Scheduler => issue_scheduler(deks).replace(&to.0.join("scheduler.json"))?,
+        IssueFor::Executor => issue_executor(deks).replace(&to.0.join("executor.json"))?,
+        IssueFor::Writer => issue_writer(deks).replace(&to.0.join("writer.json"))?,
+        IssueFor::Api => issue_api(deks).replace(&to.0.join("api.json"))?,
+        IssueFor::Vault | IssueFor::Stages | IssueFor::Token => {}
+    }
+    Ok(())
 }
 
 /// Makes a directory that only its owner may enter.

@@ -41,6 +41,11 @@ impl ClientFile {
         serde_json::from_str(&text).map_err(|e| format!("{} cannot be read: {e}", path.display()))
     }
 
+    /// Removes it; what is not there is removed already.
+    pub fn remove(dir: &Path) {
+        let _ = std::fs::remove_file(dir.join(Self::NAME));
+    }
+
     /// Writes it, whole or not at all.
     ///
     /// # Errors

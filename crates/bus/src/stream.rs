@@ -77,6 +77,8 @@ pub struct ConsumerInfo {
     pub redelivered: u64,
     /// Pull requests waiting for messages: zero means nobody is there.
     pub waiting: u64,
+    /// Everything up to this place in the stream is decided.
+    pub ack_floor: u64,
     /// The server's clock when it answered; nothing when it did not tell.
     pub server_time: Option<Timestamp>,
 }
@@ -111,7 +113,15 @@ struct RawConsumer {
     #[serde(default)]
     num_waiting: u64,
     #[serde(default)]
+    ack_floor: RawFloor,
+    #[serde(default)]
     ts: String,
+}
+
+#[derive(Default, Deserialize)]
+struct RawFloor {
+    #[serde(default)]
+    stream_seq: u64,
 }
 
 #[derive(Deserialize)]
@@ -157,6 +167,7 @@ impl Bus {
             unacked: raw.num_ack_pending,
             redelivered: raw.num_redelivered,
             waiting: raw.num_waiting,
+            ack_floor: raw.ack_floor.stream_seq,
             server_time: Timestamp::parse(&raw.ts, &Rfc3339).ok(),
         })
     }

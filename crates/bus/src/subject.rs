@@ -46,6 +46,11 @@ pub fn result(part: Part, host: HostId, scan: ScanId) -> String {
     format!("ow.v1.result.{}.{host}.{scan}", part.as_str())
 }
 
+/// All results of a scan, whatever their part: a filter.
+pub fn results(host: HostId, scan: ScanId) -> String {
+    format!("ow.v1.result.*.{host}.{scan}")
+}
+
 /// The part, host and scan of a result's subject.
 pub fn parse_result(subject: &str) -> Option<(Part, HostId, ScanId)> {
     let (part, rest) = subject.strip_prefix("ow.v1.result.")?.split_once('.')?;

@@ -5,7 +5,7 @@ use openwatch_bus::message::event::{Body, DriftDetected as DriftDetectedEvent, E
 use openwatch_bus::{Bus, Message, Next};
 use openwatch_model::audit::DriftDetected;
 use openwatch_model::drift::detect;
-use openwatch_model::{HostId, ScanId};
+use openwatch_model::{HostId, ScanId, Timestamp};
 use openwatch_store::{Store, drift};
 use tokio_util::sync::CancellationToken;
 
@@ -54,11 +54,11 @@ async fn handle(store: &Store, policy: &PolicyWatch, message: &Message) -> Next 
         Err(error) => return Next::Reject { reason: error.to_string() },
     };
     // A superseded scan changed nothing, and a filtered one never moves the host's score.
-    let scan = match event.body {
-        Body::ScanCompleted(it) if it.full && !it.superseded => it.scan_id,
+    let (scan, applied_at) = match event.body {
+        Body::ScanCompleted(it) if it.full && !it.superseded => (it.scan_id, it.finished_at),
         _ => return Next::Done,
     };
-    match classify(store, policy, scan, message).await {
+    match classify(store, policy, scan, applied_at, message).await {
         Ok(()) => Next::Done,
         Err(StageError::Store(error)) => next(error),
         Err(error) => {
@@ -72,6 +72,7 @@ async fn classify(
     store: &Store,
     policy: &PolicyWatch,
     scan: ScanId,
+    applied_at: Timestamp,
     message: &Message,
 ) -> Result<(), StageError> {
     let mut tx = store.begin().await?;
@@ -86,7 +87,8 @@ async fn classify(
     if let Some(drift_type) = found.kind.drift_type() {
         let event = DriftDetectedEvent::new(host, scan, version.clone(), found);
         out.audit(&mut tx, &audit(host, scan, drift_type, &event)).await?;
-        out.event(&tx, Some(host), event);
+        // Alerts order drifts by this: it is when the score moved, not when we looked.
+        out.event_at(&tx, Some(host), event, applied_at);
     }
     Ok(out.commit(tx).await?)
 }

@@ -6,8 +6,8 @@ use openwatch_bus::Outgoing;
 use openwatch_bus::message::audit::{CHUNK, Records};
 use openwatch_bus::message::event::{Body, Event};
 use openwatch_bus::trace::Traceparent;
-use openwatch_model::HostId;
 use openwatch_model::audit::{Actor, Audit};
+use openwatch_model::{HostId, Timestamp};
 use openwatch_store::audit::{AuditRow, Context};
 use openwatch_store::outbox::{self, OutboxMessage};
 use openwatch_store::{StoreError, Tx, audit};
@@ -62,8 +62,19 @@ impl Out {
 
     /// Sends an event, dated as the `tx`. Returns its id.
     pub(crate) fn event(&mut self, tx: &Tx<'_>, host: Option<HostId>, body: impl Into<Body>) -> Uuid {
+        self.event_at(tx, host, body, tx.now())
+    }
+
+    /// Sends an event dated by what it speaks of, so that order does not depend on when a stage got round to it.
+    pub(crate) fn event_at(
+        &mut self,
+        tx: &Tx<'_>,
+        host: Option<HostId>,
+        body: impl Into<Body>,
+        at: Timestamp,
+    ) -> Uuid {
         let id = tx.new_id();
-        let event = Event { id, host, at: tx.now(), cause: self.context.cause.clone(), body: body.into() };
+        let event = Event { id, host, at, cause: self.context.cause.clone(), body: body.into() };
         self.messages.push(event.encode(self.trace.map(Traceparent::child)));
         id
     }

@@ -1,7 +1,7 @@
 //! Holds the credentials: takes new ones in, and gives a secret to the current attempt of an open scan, sealed to it.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openwatch_bus::consume::Pulse;
@@ -83,9 +83,10 @@ impl Vault {
         let answering = {
             let it = it.clone();
             let bus = it.bus.clone();
+            let noise = Arc::new(Noise::default());
             let answer = move |question: Question| {
-                let it = it.clone();
-                async move { it.answer(question).await }
+                let (it, noise) = (it.clone(), noise.clone());
+                async move { it.answer(question, &noise).await }
             };
             let shutdown = shutdown.clone();
             async move { serve(&bus, VAULT_RELEASE, VAULT_GROUP, SLOTS, answer, shutdown).await }
@@ -95,16 +96,24 @@ impl Vault {
         Ok(answered?)
     }
 
-    async fn answer(&self, question: Question) -> Option<Bytes> {
+    async fn answer(&self, question: Question, noise: &Noise) -> Option<Bytes> {
         let signed = Signed::from_headers(question.header(KEY_ID), question.header(MAC));
         let checked =
             signed.and_then(|signed| self.keys.verify_request(&question.payload, &signed).map(|()| signed));
         let reply = match (&checked, Request::decode(&question.payload)) {
             (Ok(_), Ok(request)) => self.release(&request).await,
             (Ok(_), Err(_)) => self.refuse(None, Refusal::BadRequest).await,
-            (Err(_), request) => self.refuse(request.ok().as_ref(), Refusal::BadSignature).await,
+            (Err(_), request) => {
+                // Whoever can reach the subject can say anything; noise must not fill the database.
+                metrics::counter!("openwatch_vault_releases_total", "outcome" => "bad_signature")
+                    .increment(1);
+                if noise.is_worth_a_row() {
+                    self.refuse(request.ok().as_ref(), Refusal::BadSignature).await;
+                }
+                return None;
+            }
         };
-        // Whoever cannot sign a question could not check an answer either: silence, and the audit row.
+        // Whoever cannot sign a question could not check an answer either: silence, and now and then an audit row.
         let signed = checked.ok()?;
         let reply = reply.encode();
         let answer = self.keys.sign_answer(&question.payload, &signed, &reply).ok()?;
@@ -250,6 +259,25 @@ impl Vault {
         }
         tx.commit().await?;
         Ok(taken == BATCH as usize)
+    }
+}
+
+/// Limits the audit rows about questions that nobody we know has signed.
+#[derive(Default)]
+struct Noise(Mutex<Option<(Instant, u32)>>);
+
+impl Noise {
+    const WINDOW: Duration = Duration::from_secs(10);
+    const ROWS: u32 = 20;
+
+    fn is_worth_a_row(&self) -> bool {
+        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (begun, rows) = window.get_or_insert_with(|| (Instant::now(), 0));
+        if begun.elapsed() > Self::WINDOW {
+            (*begun, *rows) = (Instant::now(), 0);
+        }
+        *rows += 1;
+        *rows <= Self::ROWS
     }
 }
 

@@ -10,7 +10,7 @@ use russh::client::Msg;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 /// Most that one lane sends before the others have their turn: on a long way only so much travels at once.
-const PIECE: usize = 4096;
+const PIECE: usize = 2048;
 
 /// Input on its way to a channel, as fast as the target takes it.
 pub(crate) struct Feeder {

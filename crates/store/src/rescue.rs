@@ -38,7 +38,7 @@ pub struct Patience {
     pub running: Duration,
 }
 
-/// Scans that are overdue, longest first. Nothing is locked: the rescuer asks the bus about queued ones and then comes
+/// Scans that are overdue, running ones first. Nothing is locked: the rescuer asks the bus about queued ones and then comes
 /// back with [`crate::end::open`]. Called by the rescuer.
 ///
 /// # Errors
@@ -49,7 +49,8 @@ pub async fn overdue(tx: &mut Tx<'_>, patience: Patience, limit: u32) -> Result<
            where (state = 'queued' and issued_at <= $1)
               or (state = 'running' and issued_at is not null
                   and started_at + make_interval(secs => timeout_sec) <= $2)
-           order by issued_at
+           -- Running ones first; of the queued ones any, so that a long line of jobs that rightly wait hides nobody for ever.
+           order by state = 'queued', random()
            limit $3"#,
         tx.now() - patience.queued,
         tx.now() - patience.running,

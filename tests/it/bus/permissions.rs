@@ -201,6 +201,7 @@ fn may_publish(user: User) -> BTreeSet<&'static str> {
                 "ow.v1.dlq.writer",
                 "$JS.API.STREAM.MSG.GET.OW_JOBS",
                 "$JS.API.STREAM.MSG.GET.OW_RESULTS",
+                "$JS.API.CONSUMER.INFO.OW_RESULTS.writer",
             ]),
             BTreeSet::from(["$JS.API.STREAM.MSG.GET.OW_EVENTS", "$JS.API.STREAM.MSG.GET.OBJ_ow-corpora"]),
             consumer("OW_ADVISORIES", "advisories"),

@@ -1,6 +1,6 @@
 #!/bin/sh
 # What a container engine does for a process, with the kernel's own tools. Runs as root in mount, network and UTS
-# namespaces of its own; process 1 is the test, in whose network the bridge `compose` is.
+# namespaces of its own; the bridge `compose` is in the network of process 1.
 #
 #   container.sh NAME ADDRESS ROOT [MOUNT]... -- COMMAND...
 #

@@ -1,6 +1,6 @@
 //! A place where the files can be used as they are: namespaces of the kernel, in which names, ports and paths are free.
 //!
-//! The test starts itself again as process 1 of a process namespace of its own. Whatever it starts, mounts and connects
+//! The test starts itself again in a process namespace of its own. Whatever it starts, mounts and connects
 //! there is gone with it, however it ends; nothing of it is ever seen outside.
 
 use std::path::{Path, PathBuf};
@@ -49,7 +49,9 @@ pub(crate) async fn run_inside(test: &str) {
     // Made and removed out here, where nothing is mounted on it.
     let dir = tempfile::Builder::new().prefix("ow-compose-").tempdir().unwrap();
     let unshare = ["--mount", "--net", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    // Process 1 has to bury orphans, which a shell does while it waits.
     let program = Program::other(sshd::find("unshare").unwrap(), unshare);
+    let program = ["sh", "-c", "\"$@\"; exit $?", "sh"].into_iter().fold(program, Program::arg);
     let program = program.arg(std::env::current_exe().unwrap()).arg(test).arg("--exact").arg("--nocapture");
     let mut running = program.env(INSIDE, dir.path()).spawn();
     let since = Instant::now();
@@ -65,7 +67,7 @@ pub(crate) async fn run_inside(test: &str) {
 /// Bridge, disk and image; once, inside.
 pub(crate) fn set_up(dir: &Path) {
     // Or we would mount over the machine that the tests run on.
-    assert_eq!(std::process::id(), 1, "only inside namespaces");
+    assert_eq!(rustix::process::getppid(), rustix::process::Pid::from_raw(1), "only inside namespaces");
     sh("machine.sh", include_str!("machine.sh"), dir);
 }
 

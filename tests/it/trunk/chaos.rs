@@ -12,8 +12,10 @@ use super::ground::Ground;
 use super::rest::Rest;
 use super::tables;
 
-/// Deaths of servers that their supervisor forgives within a minute.
+/// Deaths of a server that its supervisor forgives without a healthy minute between them.
 const SERVER_DEATHS: usize = 5;
+/// After this long it has forgotten them.
+const FORGIVEN: Duration = Duration::from_secs(65);
 
 /// A small generator: a failed run is repeated with its number, which it prints.
 struct Dice(u64);
@@ -45,8 +47,11 @@ async fn keep_scanning(rest: Rest, hosts: usize, ground: &Ground, mut dice: Dice
 
 /// Kills one thing after the other; a stage is started again a moment later, a server comes back by itself.
 async fn keep_killing(fleet: &mut Fleet, mut dice: Dice, until: Instant) -> Vec<String> {
-    let (mut killed, mut servers) = (Vec::new(), 0);
+    let (mut killed, mut servers, mut last) = (Vec::new(), 0, Instant::now());
     while Instant::now() < until {
+        if last.elapsed() > FORGIVEN {
+            servers = 0;
+        }
         let stages = fleet.names();
         let victim = dice.roll(stages.len() + 3);
         match stages.get(victim) {
@@ -57,9 +62,9 @@ async fn keep_killing(fleet: &mut Fleet, mut dice: Dice, until: Instant) -> Vec<
                 killed.push(stage.clone());
             }
             None if servers < SERVER_DEATHS => {
-                let kind = if victim % 2 == 0 { Kind::Nats } else { Kind::Postgres };
+                let kind = if victim.is_multiple_of(2) { Kind::Nats } else { Kind::Postgres };
                 fleet.kill_server(kind);
-                servers += 1;
+                (servers, last) = (servers + 1, Instant::now());
                 killed.push(kind.to_string());
             }
             None => {}

@@ -70,6 +70,7 @@ async fn in_the_middle_of_a_scan() {
     let (ground, sshd) = (Ground::new(2).slow(3), sshd::Options::new().start());
     let mut stack = Stack::with(&["--rules", &ground.rules_arg()]).await;
     stack.add_host("web-1", &sshd).await;
+    stack.ended_scans("web-1", 1).await;
     let rest = Rest::of(&stack.client());
     let scan = rest.scan("web-1").await;
     rest.scan_in(&scan, &["running"]).await;
@@ -90,4 +91,23 @@ async fn in_the_middle_of_a_scan() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     press(stack.up());
     ends_with_130(stack.up(), &data, "the second press").await;
+}
+
+// @spec trunk
+// @ac AC-06
+#[tokio::test]
+async fn while_a_stage_waits_for_its_servers() {
+    println!("@spec trunk");
+    println!("@ac AC-06");
+    let dir = tempfile::Builder::new().prefix("ow-int-").tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    super::fleet::ran(Program::new(["keys", "init", "--dir"]).arg(&keys)).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut executor = Program::new(["executor", "--keys"])
+        .arg(&keys)
+        .env("OPENWATCH_NATS_URL", format!("nats://{nobody}"))
+        .spawn();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    press(&executor);
+    ends_with_130(&mut executor, dir.path(), "a wait for NATS").await;
 }

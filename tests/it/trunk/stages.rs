@@ -57,7 +57,7 @@ async fn a_process_per_stage_does_the_same_and_a_lost_worker_is_replaced() {
     }
 }
 
-/// Neither its arguments nor its environment nor its open files lead to a database.
+/// Neither its arguments nor its environment lead to a database, and it holds no file open.
 fn worker_is_told_of_no_database(pid: u32) {
     for file in ["cmdline", "environ"] {
         // The environment of a hardened process is nobody's to read: then there is nothing to find either.
@@ -65,4 +65,8 @@ fn worker_is_told_of_no_database(pid: u32) {
         let text = String::from_utf8_lossy(&text).to_lowercase();
         assert!(!text.contains("postgres://") && !text.contains("database"), "{file}: {text}");
     }
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let files = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let files: Vec<_> = files.filter(|path| path.is_absolute() && !path.starts_with("/dev")).collect();
+    assert!(files.is_empty(), "a worker needs no disk: {files:?}");
 }

@@ -2,9 +2,11 @@
 
 use openwatch_bus::consume::Consumer;
 use openwatch_bus::{User, subject};
+use openwatch_pipeline::StageError;
 use openwatch_pipeline::caretakers::relay;
 use openwatch_tests::Proxy;
 use sqlx::{Connection as _, PgConnection};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -29,6 +31,12 @@ async fn waiting(stages: &Stages, begins: &str) -> i64 {
         sqlx::query_scalar(sqlx::AssertSqlSafe(query.clone())).fetch_optional(&mut connection).await.unwrap()
     })
     .await
+}
+
+/// Relays what writers have to say, until aborted.
+async fn relaying(stages: &Stages) -> JoinHandle<Result<(), StageError>> {
+    let (store, bus) = (stages.store(Role::Writer).await, stages.world.bus(User::Writer).await);
+    tokio::spawn(relay::run(store, bus, "writer", CancellationToken::new()))
 }
 
 // @spec writer
@@ -84,12 +92,8 @@ async fn a_relay_that_dies_between_publish_and_delete_says_everything_once() {
     let words = stages.number("select count(*) from outbox").await;
     assert!(words >= 3, "{words}");
 
-    let relay = async || {
-        let (store, bus) = (stages.store(Role::Writer).await, stages.world.bus(User::Writer).await);
-        tokio::spawn(relay::run(store, bus, "writer", CancellationToken::new()))
-    };
     let lock = locked(&stages, "lock table outbox in share mode").await;
-    let dying = relay().await;
+    let dying = relaying(&stages).await;
     let deleting = waiting(&stages, "delete from outbox").await;
     // The bus has acknowledged everything; the rows are still there.
     dying.abort();
@@ -100,7 +104,7 @@ async fn a_relay_that_dies_between_publish_and_delete_says_everything_once() {
     let audited = stages.admin.stream_info(subject::AUDIT).await.unwrap().messages;
     assert!(told >= 2 && audited >= 1, "{told} {audited}");
 
-    let next = relay().await;
+    let next = relaying(&stages).await;
     stages.relayed().await;
     assert_eq!(stages.admin.stream_info(subject::EVENTS).await.unwrap().messages, told);
     assert_eq!(stages.admin.stream_info(subject::AUDIT).await.unwrap().messages, audited);

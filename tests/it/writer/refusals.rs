@@ -1,7 +1,7 @@
 //! Results that are not applied.
 
-use openwatch_bus::message::result::{Part, encode_final};
-use openwatch_bus::{Outgoing, subject};
+use openwatch_bus::message::result::{BlobRef, INLINE_MOST, Part, encode_final, encode_stored};
+use openwatch_bus::{Outgoing, User, subject};
 use openwatch_model::outcome::EVIDENCE_RULE_CAP;
 use openwatch_model::scan::Job;
 use openwatch_tests::stages::{headers, measured};
@@ -113,4 +113,41 @@ async fn what_cannot_be_stored_is_refused_whole() {
     for table in ["transactions", "evidence", "rule_state"] {
         assert_eq!(stages.number(&format!("select count(*) from {table}")).await, 0, "{table}");
     }
+}
+
+// @spec writer
+// @ac AC-06
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_result_that_is_refused_is_kept_beside_its_letter() {
+    proves("AC-06");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer]).await;
+    let host = stages.host("web", 22).await;
+    let (job, _) = stages.job(host, |_| ()).await;
+    let mut large = outcomes(12, 0);
+    for outcome in &mut large {
+        let noise = (0..6000).map(|_| Uuid::new_v4().simple().to_string());
+        outcome.evidence.checks[0].stdout = noise.collect();
+    }
+    large.push(large[0].clone());
+    let bytes = encode_final(&measured(&job, &large));
+    assert!(bytes.len() > INLINE_MOST, "{}", bytes.len());
+    let name = format!("{}.1.large", job.scan);
+    let worker = stages.world.bus(User::Executor).await;
+    worker.put_object(subject::BUCKET_RESULTS, &name, bytes.clone()).await.unwrap();
+    let payload = encode_stored(&BlobRef::of(subject::BUCKET_RESULTS, name, &bytes));
+    let message = stages.result(&job, &[]);
+    let key = stages.vault_keys().result_key(job.scan, 1);
+    let signed = key.sign(Part::Final.as_str(), &message.subject, &payload);
+    stages.send(&Outgoing { payload, headers: headers(&signed, "attempt"), ..message }).await;
+    assert_eq!(stages.ended(job.scan).await, "failed");
+    assert!(letters(&stages, 1).await[0].contains("rule-0000"));
+    let (mut kept, mut from) = (Vec::new(), 1);
+    while let Some(part) =
+        stages.admin.next_message(subject::DLQ, from, "ow.v1.dlq.writer.blob").await.unwrap()
+    {
+        from = part.sequence + 1;
+        kept.extend_from_slice(&part.payload);
+    }
+    assert!(kept == bytes, "{} of {} bytes were kept", kept.len(), bytes.len());
 }

@@ -21,8 +21,8 @@ use crate::idempotency::{fingerprint, key};
 use crate::state::{Api, Asking, Shared};
 use crate::trail;
 
-/// Rules in one filter.
-const RULES_LIMIT: usize = 2000;
+/// Rules in one filter: with ids of 256 characters these stay well below the size limit of a job.
+const RULES_LIMIT: usize = 1000;
 /// Tries when the scan in the way ends just then.
 const TRIES: u32 = 3;
 /// Says that the answer is an earlier one again.

@@ -13,6 +13,8 @@ use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
 
 /// A loop that did not go round for this long is dead.
 const LOOP_LIMIT: Duration = Duration::from_secs(60);
+/// How long stages may take to finish what is in hand: the grace of their loops, and some more.
+const STAGE_GRACE: Duration = Duration::from_secs(40);
 /// After the stages, how long relays and servers may take to finish.
 const LATE_GRACE: Duration = Duration::from_secs(10);
 
@@ -167,8 +169,15 @@ impl Process {
         tracing::info!("stopping");
         self.shutdown.cancel();
         let orderly = async {
-            while let Some(done) = self.stages.join_next().await {
-                told(done);
+            let stages = async {
+                while let Some(done) = self.stages.join_next().await {
+                    told(done);
+                }
+            };
+            if tokio::time::timeout(STAGE_GRACE, stages).await.is_err() {
+                tracing::warn!(
+                    "not every stage ended within the grace period; what was in hand is given back"
+                );
             }
             self.late.cancel();
             let others = async {

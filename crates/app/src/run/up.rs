@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use openwatch_bus::subject::BUCKET_CORPORA;
 use openwatch_bus::{Profile, User, topology};
 use openwatch_model::audit::{Actor, CorpusPublished};
 use openwatch_pipeline::corpus::publish;
@@ -91,9 +92,21 @@ fn prepare_keys(dir: &Path, settings: &mut Settings) -> Result<KeyDir, Failure> 
             let path = dir.join("keys");
             let fresh = !path.join("dek").exists();
             let keys = if fresh {
+                // What is encrypted and signed with lost keys cannot be had back by making new ones.
+                if let Some(used) = ["postgres", "admin.token"].iter().find(|name| dir.join(name).exists()) {
+                    let text = format!(
+                        "{} is missing, but {} was used with it; put the key back from your copy",
+                        path.join("dek").display(),
+                        dir.join(used).display()
+                    );
+                    return Err(Failure::usage(text));
+                }
                 // A crash half-way left files without the key that makes them useful: begin again.
                 if path.exists() {
                     std::fs::remove_dir_all(&path)?;
+                }
+                if dir.join("policy").exists() {
+                    std::fs::remove_dir_all(dir.join("policy"))?;
                 }
                 let keys = KeyDir::init(&path)?;
                 eprintln!("openwatch: made keys in {}", path.display());
@@ -110,6 +123,17 @@ fn prepare_keys(dir: &Path, settings: &mut Settings) -> Result<KeyDir, Failure> 
         make_private_dir(&policy_dir)?;
         let file = policy_dir.join("schedules.yaml");
         if !openwatch_trust::policy::signature_path(&file).exists() {
+            // Somebody's own policy is theirs to sign.
+            let written = std::fs::read_to_string(&file).unwrap_or_default();
+            if !written.is_empty() && !default_policy_yaml().starts_with(&written) {
+                let text = format!(
+                    "{} is not signed; run `openwatch policy sign {} --key {}`",
+                    file.display(),
+                    file.display(),
+                    keys.policy_key_file().display()
+                );
+                return Err(Failure::usage(text));
+            }
             std::fs::write(&file, default_policy_yaml())?;
             policy_tools::sign_file(&file, &keys.policy_key()?)?;
             eprintln!(
@@ -221,10 +245,14 @@ async fn publish_corpus(
     }
     let mut tx = store.begin().await.map_err(store_failure)?;
     let newest = corpus::newest(&mut tx).await.map_err(store_failure)?;
-    if newest.is_some_and(|row| row.digest == loaded.digest()) {
+    drop(tx);
+    // The row alone is no proof: the streams may have been made anew since.
+    let there = bus.list_objects(BUCKET_CORPORA).await.map_err(bus_failure)?;
+    if newest.is_some_and(|row| row.digest == loaded.digest())
+        && there.iter().any(|name| name == loaded.digest())
+    {
         return Ok(());
     }
-    drop(tx);
     note_publication(store, bus, keys, &files).await.map(drop)
 }
 
@@ -264,8 +292,16 @@ pub async fn note_publication(
 /// The administrator's token of this data directory, made once.
 async fn token(dir: &Path, store: &Store) -> Result<PathBuf, Failure> {
     let file = dir.join("admin.token");
+    if let Ok(known) = crate::config::read_secret(&file) {
+        let mut tx = store.begin().await.map_err(store_failure)?;
+        let good = openwatch_store::token::authenticate(&mut tx, &openwatch_trust::token::hash(&known)).await;
+        if good.map_err(store_failure)?.is_some() {
+            return Ok(file);
+        }
+    }
+    // Missing, empty, or not of this database: a start before this one did not come this far.
     if file.exists() {
-        return Ok(file);
+        std::fs::remove_file(&file)?;
     }
     // A name of its own: on a shared database another directory's token is not ours to replace.
     let name = format!("admin-{}", uuid::Uuid::new_v4().simple().to_string().split_at(8).0);

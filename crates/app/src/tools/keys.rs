@@ -67,13 +67,20 @@ pub async fn mint(store: &openwatch_store::Store, name: &str, file: &std::path::
         .map_err(|e| Failure::usage(format!("cannot make token `{name}`: {e}")))?;
     let event = ApiKeyCreated { name: name.to_owned(), role: "admin".to_owned() };
     audit::record(&mut tx, &actor, &event, &Context::default()).await.map_err(connect::store_failure)?;
+    if file.exists() {
+        return Err(Failure::usage(format!("{} is there already; name another file", file.display())));
+    }
+    // The file appears only when its token counts.
+    let fresh = file.with_extension("new");
+    let _ = std::fs::remove_file(&fresh);
     let mut out = std::fs::File::options()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(file)
+        .open(&fresh)
         .map_err(|e| Failure::usage(format!("cannot write the token to {}: {e}", file.display())))?;
     writeln!(out, "{}", secret.expose())?;
     out.sync_all()?;
-    tx.commit().await.map_err(connect::store_failure)
+    tx.commit().await.map_err(connect::store_failure)?;
+    Ok(std::fs::rename(fresh, file)?)
 }

@@ -75,7 +75,10 @@ pub fn sign_file(file: &Path, key: &PolicyKey) -> Result<(), Failure> {
         std::fs::read(file).map_err(|e| Failure::usage(format!("cannot read {}: {e}", file.display())))?;
     let signature = sign(&document, key).map_err(refused)?;
     let path = signature_path(file);
-    std::fs::write(&path, signature)
+    // In one step: a signature that is half there would be refused for ever.
+    let fresh = path.with_extension("sig.new");
+    std::fs::write(&fresh, signature)
+        .and_then(|()| std::fs::rename(&fresh, &path))
         .map_err(|e| Failure::usage(format!("cannot write {}: {e}", path.display())))?;
     table::line(&format!("signature written to {}", path.display()));
     Ok(())

@@ -104,11 +104,12 @@ async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<usize, 
     outbox::remove(store, &sent).await?;
     metrics::counter!("openwatch_outbox_relayed_total", "sender" => sender).increment(sent.len() as u64);
     match failed {
-        // Refused messages stay and are seen in the depth; the others must not wait for them.
-        Some(error) if error.is_outage() || sent.is_empty() => {
-            metrics::counter!("openwatch_outbox_stalled_total", "sender" => sender).increment(1);
-            Err(error.into())
+        Some(error) if error.is_outage() => Err(error.into()),
+        // Refused messages stay and are counted; the others must not wait for them, and nobody spins over them.
+        Some(_) => {
+            metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(1);
+            Ok(sent.len().min(taken - 1))
         }
-        _ => Ok(taken),
+        None => Ok(taken),
     }
 }

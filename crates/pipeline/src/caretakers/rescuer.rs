@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use openwatch_bus::consume::Pulse;
+use openwatch_bus::consume::{Consumer, Pulse};
 use openwatch_bus::message::job;
 use openwatch_bus::{Bus, BusError, subject};
 use openwatch_model::audit::ScanRescued;
@@ -31,14 +31,35 @@ const BATCH: u32 = 100;
 pub(super) async fn run(store: Store, bus: Bus, pulse: Pulse, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
         pulse.tick();
-        if let Err(error) = look(&store, &bus).await {
-            tracing::warn!(%error, "rescuing waits for the database");
+        match shutdown.run_until_cancelled(look(&store, &bus)).await {
+            None => return,
+            Some(Ok(())) => {}
+            Some(Err(Trouble::Store(error))) => tracing::warn!(%error, "rescuing waits for the database"),
+            // Whether a job or a result is lost cannot be told while the bus is away.
+            Some(Err(Trouble::Bus(error))) => tracing::warn!(%error, "rescuing waits for the bus"),
         }
         let _ = tokio::time::timeout(LOOK, shutdown.cancelled()).await;
     }
 }
 
-async fn look(store: &Store, bus: &Bus) -> Result<(), StoreError> {
+enum Trouble {
+    Store(StoreError),
+    Bus(BusError),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<BusError> for Trouble {
+    fn from(error: BusError) -> Self {
+        Self::Bus(error)
+    }
+}
+
+async fn look(store: &Store, bus: &Bus) -> Result<(), Trouble> {
     let mut tx = store.begin().await?;
     let now = tx.now();
     let overdue = rescue::overdue(&mut tx, Patience { queued: QUEUED, running: RUNNING }, BATCH).await?;
@@ -47,32 +68,32 @@ async fn look(store: &Store, bus: &Bus) -> Result<(), StoreError> {
         let lost = match it.state {
             ScanState::Running => true,
             _ if now - it.issued_at > JOB_MAX_AGE => true,
-            _ => match job_is_gone(store, bus, &it).await {
-                Ok(gone) => gone,
-                Err(error) => {
-                    tracing::debug!(%error, "whether a job is lost cannot be told while the bus is away");
-                    false
-                }
-            },
+            _ => job_is_gone(store, bus, &it).await?,
         };
-        if lost {
+        if lost && !result_waits(bus, &it).await? {
             rescue_one(store, &it).await?;
         }
     }
     Ok(())
 }
 
-/// Neither in the outbox nor the last message of its subject. A job in a worker's hands is still in the stream.
-async fn job_is_gone(store: &Store, bus: &Bus, it: &Overdue) -> Result<bool, BusError> {
-    let id = job::message_id(it.scan, it.attempt);
-    let waits = async {
-        let mut tx = store.begin().await?;
-        outbox::waits(&mut tx, &id).await
+/// A worker has spoken and the writer has not heard it yet: then nothing is lost, however long the writer is away.
+async fn result_waits(bus: &Bus, it: &Overdue) -> Result<bool, BusError> {
+    let Some(last) = bus.last_message(subject::RESULTS, &subject::results(it.host, it.scan)).await? else {
+        return Ok(false);
     };
-    // When the database cannot tell, the job is not known to be gone.
-    if waits.await.unwrap_or(true) {
+    let writer = bus.consumer_info(Consumer::WRITER.stream, Consumer::WRITER.name).await?;
+    Ok(last.sequence > writer.ack_floor)
+}
+
+/// Neither in the outbox nor the last message of its subject. A job in a worker's hands is still in the stream.
+async fn job_is_gone(store: &Store, bus: &Bus, it: &Overdue) -> Result<bool, Trouble> {
+    let id = job::message_id(it.scan, it.attempt);
+    let mut tx = store.begin().await?;
+    if outbox::waits(&mut tx, &id).await? {
         return Ok(false);
     }
+    drop(tx);
     let last = bus.last_message(subject::JOBS, &subject::job(it.lane, it.host)).await?;
     Ok(last.is_none_or(|stored| stored.header("Nats-Msg-Id") != Some(id.as_str())))
 }

@@ -1,8 +1,8 @@
 //! Results that are not applied: refused whole, with a reason, in the audit log and the dead-letter stream.
 
 use openwatch_bus::message::event::JobRejected;
-use openwatch_bus::message::result::Rejected;
-use openwatch_bus::{Message, Next};
+use openwatch_bus::message::result::{BLOB_MOST, Final, Rejected, decode_final};
+use openwatch_bus::{BusError, Message, Next};
 use openwatch_model::ScanId;
 use openwatch_model::audit::{Actor, JobHmacRejected, MessageDeadLettered, WriterApplyFailed};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
@@ -12,11 +12,15 @@ use openwatch_trust::Tag;
 
 use super::{STAGE, Trouble, Writer, letter};
 use crate::ending;
-use crate::error::next;
+use crate::error::{AWAY, next};
 use crate::out::Out;
 
 /// A message that cannot be believed or read at all: audit and dead letter in one `tx`.
 pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str) -> Next {
+    if let Err(error) = keep_blob(writer, message).await {
+        tracing::warn!(%error, "a refused result waits for the bus");
+        return Next::Retry { after: AWAY };
+    }
     let filed = async {
         let mut tx = writer.store.begin().await?;
         let mut out = Out::new(STAGE, message.message_id().unwrap_or(&message.subject)).traced(message.trace);
@@ -26,6 +30,15 @@ pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str
     match filed.await {
         Ok(()) => Next::Done,
         Err(error) => next(error),
+    }
+}
+
+/// A result that lies in the object store goes with its letter: the bucket forgets it long before.
+async fn keep_blob(writer: &Writer, message: &Message) -> Result<(), BusError> {
+    let Ok(Final::Stored(blob)) = decode_final(&message.payload) else { return Ok(()) };
+    match writer.bus.get_object(&blob.bucket, &blob.name, BLOB_MOST).await? {
+        Some(bytes) => writer.bus.keep_blob(STAGE, &blob.name, &bytes).await,
+        None => Ok(()),
     }
 }
 
@@ -73,6 +86,8 @@ pub(super) async fn audit(
 
 /// A result for a scan that is unknown or of another host.
 pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanResult) -> Result<(), Trouble> {
+    keep_stored(writer, message).await.map_err(Trouble::Bus)?;
+    keep_blob(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
     let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
     audit(&mut tx, &mut out, result, "scan_id_conflict", None).await?;
@@ -90,6 +105,8 @@ pub(super) async fn unacceptable(
     reason: &str,
     failure: &Failure,
 ) -> Result<(), Trouble> {
+    keep_stored(writer, message).await.map_err(Trouble::Bus)?;
+    keep_blob(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
     let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? else { return Ok(()) };
     let mut out = Out::new(STAGE, result.scan.to_string())
@@ -102,6 +119,15 @@ pub(super) async fn unacceptable(
     file(&mut tx, &mut out, message, &failure.detail).await?;
     out.commit(tx).await?;
     Ok(())
+}
+
+/// The stored part of a believed but refused result, beside its letter and before it: the bucket forgets it long before.
+async fn keep_stored(writer: &Writer, message: &Message) -> Result<(), BusError> {
+    let Ok(Final::Stored(blob)) = decode_final(&message.payload) else { return Ok(()) };
+    match writer.bus.get_object(&blob.bucket, &blob.name, BLOB_MOST).await? {
+        Some(bytes) => writer.bus.keep_blob(STAGE, &blob.name, &bytes).await,
+        None => Ok(()),
+    }
 }
 
 /// A worker would not touch a job: one audit row, one dead letter, one event. The scan fails only when the refused

@@ -60,9 +60,6 @@ impl Default for Limits {
     }
 }
 
-/// Room for what a host sends in one go; more is memory that an idle connection holds for nothing.
-const READ_AT_ONCE: usize = 4096;
-
 /// Everything needed to dial the same host again.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
@@ -147,8 +144,6 @@ impl Route {
             nodelay: true,
             ..Default::default()
         });
-        // The library reads each packet in two halves, and packets are small.
-        let stream = tokio::io::BufReader::with_capacity(READ_AT_ONCE, stream);
         let shaking = russh::client::connect_stream(config, stream, guard);
         let handle = match tokio::time::timeout(self.limits.handshake, shaking).await {
             Ok(Ok(handle)) => handle,

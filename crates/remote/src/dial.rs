@@ -4,14 +4,18 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::error::RemoteError;
+
+/// Room for what a host sends in one go.
+const READ_AT_ONCE: usize = 4096;
 
 /// Dials every address of the name in turn until one answers.
 pub(crate) async fn dial(address: &str, port: u16, limit: Duration) -> Result<Prompt, RemoteError> {
@@ -50,15 +54,19 @@ fn unreachable(peer: String, detail: String) -> RemoteError {
 
 fn prepare(stream: TcpStream, round_trip: Duration) -> io::Result<Prompt> {
     stream.set_nodelay(true)?;
-    let prompt = Prompt { stream, relaxed: Arc::default(), round_trip };
+    let prompt = Prompt { stream, unread: Bytes::new(), relaxed: Arc::default(), round_trip };
     prompt.acknowledge_at_once();
     Ok(prompt)
 }
 
 /// A stream that re-arms quick acknowledgement after every read: the kernel forgets the setting, and until its first
 /// execution the host holds each small packet back until we have acknowledged the one before, for up to 40 ms more.
+///
+/// It also reads more than it is asked for: the library asks for each packet in two halves, and packets are small. Nothing
+/// is kept for that while nothing comes, since most connections are idle most of the time.
 pub(crate) struct Prompt {
     stream: TcpStream,
+    unread: Bytes,
     /// Set when that is over, and acknowledgements only cost time.
     pub(crate) relaxed: Arc<AtomicBool>,
     /// What the connect took: one round trip.
@@ -84,11 +92,16 @@ impl AsyncRead for Prompt {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if poll.is_ready() {
+        if self.unread.is_empty() {
+            let mut room = [0; READ_AT_ONCE];
+            let mut came = ReadBuf::new(&mut room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut came))?;
             self.acknowledge_at_once();
+            self.unread = Bytes::copy_from_slice(came.filled());
         }
-        poll
+        let taken = buf.remaining().min(self.unread.len());
+        buf.put_slice(&self.unread.split_to(taken));
+        Poll::Ready(Ok(()))
     }
 }
 

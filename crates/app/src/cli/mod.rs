@@ -12,7 +12,7 @@ pub use tools::*;
 
 /// Agentless compliance for Linux fleets: log in over SSH, measure, record what changed, alert once.
 ///
-/// Exit codes: 0 ok; 1 some rule failed and 2 some rule in error (`check`, `scan --wait`); 64 usage or configuration;
+/// Exit codes: 0 ok; 1 some rule failed and 2 some rule in error (`check`, `scan --wait`), or lint found errors (1); 64 usage or configuration;
 /// 69 a dependency is unavailable; 70 internal; 75 try again; 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "openwatch", version, max_term_width = 110)]

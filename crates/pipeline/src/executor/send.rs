@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::Worker;
 
-/// How long a result is held and offered again: longer than any restart of the bus, shorter than the rescuer's patience.
+/// How long a result is held and offered again: longer than any restart of the bus. The rescuer may begin another attempt
+/// meanwhile; whichever result comes first ends the scan.
 const HOLD: Duration = Duration::from_secs(10 * 60);
 /// Longest wait between two offers.
 const PAUSE_MOST: Duration = Duration::from_secs(5);
@@ -82,11 +83,20 @@ async fn store_blob(worker: &Worker, result: &ScanResult, bytes: Bytes) -> Resul
 }
 
 /// Offers a message until the bus takes it. A full stream refuses loudly; that too is waited out.
+///
+/// Told on the first offer that this id is there already, somebody else has used it: ids can be guessed, and a result
+/// must not be swallowed for that. It goes out once more under an id that cannot.
 async fn hold(worker: &Worker, message: &Outgoing) -> Result<(), BusError> {
     let begun = Instant::now();
     let mut pause = Duration::from_millis(200);
+    let mut message = message.clone();
+    let mut offers = 0;
     loop {
-        match worker.bus.publish(message).await {
+        offers += 1;
+        match worker.bus.publish(&message).await {
+            Ok(published) if published.duplicate && offers == 1 => {
+                message.message_id = format!("{}.{}", message.message_id, Uuid::new_v4().simple());
+            }
             Ok(_) => return Ok(()),
             Err(error @ BusError::Denied { .. }) => return Err(error),
             Err(error) if begun.elapsed() < HOLD => wait(&error, &mut pause).await,

@@ -12,15 +12,11 @@ use openwatch_trust::Tag;
 
 use super::{STAGE, Trouble, Writer, letter};
 use crate::ending;
-use crate::error::{AWAY, next};
+use crate::error::next;
 use crate::out::Out;
 
 /// A message that cannot be believed or read at all: audit and dead letter in one `tx`.
 pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str) -> Next {
-    if let Err(error) = keep_blob(writer, message).await {
-        tracing::warn!(%error, "a refused result waits for the bus");
-        return Next::Retry { after: AWAY };
-    }
     let filed = async {
         let mut tx = writer.store.begin().await?;
         let mut out = Out::new(STAGE, message.message_id().unwrap_or(&message.subject)).traced(message.trace);
@@ -30,15 +26,6 @@ pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str
     match filed.await {
         Ok(()) => Next::Done,
         Err(error) => next(error),
-    }
-}
-
-/// A result that lies in the object store goes with its letter: the bucket forgets it long before.
-async fn keep_blob(writer: &Writer, message: &Message) -> Result<(), BusError> {
-    let Ok(Final::Stored(blob)) = decode_final(&message.payload) else { return Ok(()) };
-    match writer.bus.get_object(&blob.bucket, &blob.name, BLOB_MOST).await? {
-        Some(bytes) => writer.bus.keep_blob(STAGE, &blob.name, &bytes).await,
-        None => Ok(()),
     }
 }
 
@@ -87,7 +74,6 @@ pub(super) async fn audit(
 /// A result for a scan that is unknown or of another host.
 pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanResult) -> Result<(), Trouble> {
     keep_stored(writer, message).await.map_err(Trouble::Bus)?;
-    keep_blob(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
     let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
     audit(&mut tx, &mut out, result, "scan_id_conflict", None).await?;
@@ -106,7 +92,6 @@ pub(super) async fn unacceptable(
     failure: &Failure,
 ) -> Result<(), Trouble> {
     keep_stored(writer, message).await.map_err(Trouble::Bus)?;
-    keep_blob(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
     let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? else { return Ok(()) };
     let mut out = Out::new(STAGE, result.scan.to_string())
@@ -115,7 +100,10 @@ pub(super) async fn unacceptable(
         .traced(message.trace);
     let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
     audit(&mut tx, &mut out, result, reason, failure.rule.clone()).await?;
-    ending::fail(&mut tx, &mut out, &open, &source, failure).await?;
+    // The result of an attempt that was given up ends nothing: the newer one is under way.
+    if result.attempt == open.attempt {
+        ending::fail(&mut tx, &mut out, &open, &source, failure).await?;
+    }
     file(&mut tx, &mut out, message, &failure.detail).await?;
     out.commit(tx).await?;
     Ok(())

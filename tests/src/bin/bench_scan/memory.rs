@@ -36,12 +36,12 @@ pub(crate) async fn hold(args: &[String]) -> anyhow::Result<()> {
     std::io::stdin().read_to_string(&mut door)?;
     let door: Door = serde_json::from_str(&door)?;
     // What the first ones touch is not the price of one more.
-    drop(sessions(&door, 2 * AT_ONCE).await?);
+    let first = sessions(&door, 2 * AT_ONCE).await?;
     let before = gauge::resident_kib();
     let sessions = sessions(&door, held).await?;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let bytes = (gauge::resident_kib().saturating_sub(before) * 1024) / held as u64;
-    drop(sessions);
+    drop((first, sessions));
     writeln!(std::io::stdout(), "{bytes}")?;
     Ok(())
 }

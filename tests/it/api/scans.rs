@@ -157,7 +157,8 @@ async fn of_many_who_ask_at_once_one_makes_the_scan() {
 
 #[test]
 fn nothing_here_names_the_schedule_table() {
-    let mut folders = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/api/src"))];
+    let mut folders =
+        vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/api/src"))];
     let mut read = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {

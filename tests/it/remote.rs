@@ -188,6 +188,18 @@ async fn noise_of_start_files_reaches_no_answer() {
 }
 
 #[tokio::test]
+async fn a_first_share_answered_together_with_the_hello_is_followed_by_the_next() {
+    // Holds both streams back until the first share has been answered.
+    let late = "{ { sh -c \"$SSH_ORIGINAL_COMMAND\" 2>&3 | { sleep 0.3; exec cat; }; } 3>&1 >&4 | { sleep 0.5; exec cat >&2; }; } 4>&1";
+    let sshd = Options::new().force_command(late).start();
+    let scripts: Vec<String> = (0..60).map(|i| format!("echo {i}")).collect();
+    let plan = Plan { commands: scripts.into_iter().map(Command::new).collect() };
+    let (observations, report) = run(&sshd, &plan).await;
+    assert!(observations.iter().enumerate().all(|(i, o)| out(o) == format!("{i}\n")));
+    assert_eq!((report.restarts, report.fallback), (0, None));
+}
+
+#[tokio::test]
 async fn one_session_slot_is_enough() {
     let sshd = Options::new().config("MaxSessions 1").start();
     let scripts: Vec<String> = (0..40).map(|i| format!("echo {i}")).collect();

@@ -71,6 +71,8 @@ impl Driver<'_, '_, '_> {
         if self.take(events, shell) {
             return Outcome::Finished;
         }
+        // The hello may have come together with all answers to the first share: then nothing more comes by itself.
+        self.feed(shell);
         let mut dying: Option<Instant> = None;
         loop {
             let due = self.running.map_or(self.last + STALL, |(_, _, until)| until);

@@ -78,7 +78,7 @@ async fn a_full_stream_says_so() {
     let nats = Nats::with_topology().await;
     let admin = nats.bus(User::Admin).await;
     let too_long = message("ow.v1.job.manual.h", "big");
-    let too_long = Outgoing { payload: vec![0; 70_000].into(), ..too_long };
+    let too_long = Outgoing { payload: vec![0; 600_000].into(), ..too_long };
     let error = admin.publish(&too_long).await.unwrap_err();
     assert!(matches!(&error, BusError::Refused { error: 10054, .. }) && !error.is_outage(), "{error}");
     // What takes no publication is no stream of ours to delete from either.

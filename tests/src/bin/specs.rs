@@ -4,6 +4,8 @@
 //! constraint is without a criterion. `specs LOG` also reads the output of `cargo test -- --show-output` and wants a
 //! *passing* test for each criterion, recognised by the two lines that it prints.
 
+#![allow(clippy::print_stdout, reason = "a command line tool")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

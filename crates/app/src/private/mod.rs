@@ -51,6 +51,16 @@ pub struct PrivateOptions {
     pub reexec: Option<PathBuf>,
 }
 
+impl PrivateOptions {
+    /// Whether the choice of this server's port is ours.
+    fn leaves_port(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Postgres => self.postgres_port == Some(0),
+            Kind::Nats => self.nats.as_ref().is_some_and(|nats| nats.port == 0),
+        }
+    }
+}
+
 /// Settings of the private NATS server.
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
@@ -182,6 +192,9 @@ impl Drop for Thread {
     }
 }
 
+/// A free port may be gone when the server asks for it, seconds later on a busy machine; twice in a row is no accident.
+const PORT_TRIES: u32 = 3;
+
 /// The thread's life: prepare, start, watch, stop.
 fn serve(
     data: &DataDir,
@@ -193,8 +206,20 @@ fn serve(
     let own = PathBuf::from("/proc/self/exe");
     // Not the program's path: it may be unreachable for the servers' user, or replaced by an upgrade.
     let reexec = options.reexec.as_ref().unwrap_or(&own);
-    let begun = prepare(data, options, reexec, stop)
-        .and_then(|(servers, addresses)| Ok((Supervisor::start(servers, reexec, stop)?, addresses)));
+    let begin = || {
+        let (servers, addresses) = prepare(data, options, reexec, stop)?;
+        Ok((Supervisor::start(servers, reexec, stop)?, addresses))
+    };
+    let mut begun = begin();
+    for _ in 1..PORT_TRIES {
+        match &begun {
+            Err(PrivateError::PortTaken { kind, port }) if options.leaves_port(*kind) => {
+                tracing::warn!(server = %kind, port, "somebody was quicker on a free port, using another one");
+                begun = begin();
+            }
+            _ => break,
+        }
+    }
     let mut supervisor = match begun {
         Ok((supervisor, addresses)) => {
             if started.send(Ok(addresses)).is_err() {

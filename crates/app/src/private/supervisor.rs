@@ -130,13 +130,15 @@ impl Ward {
     fn first_look(&mut self) -> Result<bool, PrivateError> {
         let State::Up { child, since, ready } = &mut self.state else { return Ok(false) };
         *ready = *ready || self.server.is_ready(child);
-        let what = match child.try_wait() {
+        let ended = child.try_wait();
+        let what = match ended {
             Ok(Some(status)) => format!("it ended with {status}"),
             _ if since.elapsed() > READY_WITHIN => format!("it was not ready after {READY_WITHIN:?}"),
             _ => return Ok(*ready),
         };
-        // A port that a stranger took between our look and the server's is worth its own words.
-        if super::port::is_taken(self.server.port) {
+        // A port that a stranger took between our look and the server's is worth its own words. While our server lives it
+        // is the one that holds it.
+        if matches!(ended, Ok(Some(_))) && super::port::is_taken(self.server.port) {
             return Err(PrivateError::PortTaken { kind: self.server.kind, port: self.server.port });
         }
         let (kind, log, last_lines) = (self.server.kind, self.server.log.clone(), self.server.last_lines());

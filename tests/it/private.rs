@@ -287,6 +287,42 @@ async fn a_taken_port_is_an_error_when_fixed_and_replaced_when_free_to_choose() 
 }
 
 #[tokio::test]
+async fn a_free_port_that_a_stranger_takes_first_is_given_up() {
+    let dir = directory();
+    let places = Places::from_environment();
+    let real = places.nats_server.clone().into_iter();
+    let real =
+        real.chain(places.directories.iter().map(|d| d.join("nats-server"))).find(|p| p.is_file()).unwrap();
+    // Comes too late the first time: says which port it was given, waits for the stranger, and ends.
+    let slow = dir.0.path().join("nats-server");
+    let script = format!(
+        "#!/bin/sh\nPATH=/usr/bin:/bin\ncase $1 in --config) ;; *) exec {real} \"$@\" ;; esac\n\
+         [ -e asked ] && exec {real} \"$@\"\necho \"$6\" >asking; mv asking asked\n\
+         until [ -e taken ]; do sleep 0.05; done; exit 1\n",
+        real = real.display()
+    );
+    std::fs::write(&slow, script).unwrap();
+    std::fs::set_permissions(&slow, Permissions::from_mode(0o755)).unwrap();
+    let places = Places { nats_server: Some(slow), ..places };
+    let options = PrivateOptions { postgres_port: None, places, ..options() };
+
+    let here = dir.path().join("nats");
+    let stranger = async {
+        let port: u16 = eventually_within(Duration::from_secs(30), "a port", || async {
+            std::fs::read_to_string(here.join("asked")).ok()?.trim().parse().ok()
+        })
+        .await;
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        std::fs::write(here.join("taken"), "").unwrap();
+        (listener, port)
+    };
+    let (private, (_listener, port)) = tokio::join!(start(&dir, options), stranger);
+    let private = private.expect("another port");
+    assert!(!private.nats_url().unwrap().ends_with(&format!(":{port}")), "{port}");
+    private.stop().await;
+}
+
+#[tokio::test]
 async fn a_leftover_server_is_stopped_and_not_adopted() {
     let dir = directory();
     let private = start(&dir, postgres_only()).await.unwrap();

@@ -56,7 +56,7 @@ impl Client {
     /// `GET`, with query pairs.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// Exit 69 when nobody answers, 64 for a client's mistake, 75 for what may work later, 70 otherwise.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         self.send(Method::GET, path, query, None::<&()>, None).await
     }
@@ -77,7 +77,7 @@ impl Client {
     /// `POST` of a body.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::get`].
     pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         self.send(Method::POST, path, &[], Some(body), None).await
     }
@@ -85,7 +85,7 @@ impl Client {
     /// `POST` that may be repeated: the key makes a second one answer like the first.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::get`].
     pub async fn post_once<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -98,13 +98,11 @@ impl Client {
     /// `DELETE`.
     ///
     /// # Errors
-    /// As [`Client::send`].
+    /// As [`Client::get`].
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         self.send::<serde::de::IgnoredAny>(Method::DELETE, path, &[], None::<&()>, None).await.map(|_| ())
     }
 
-    /// # Errors
-    /// Exit 69 when nobody answers, 64 for a client's mistake, 75 for what may work later, 70 otherwise.
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -1,4 +1,4 @@
-//! How scans end. Every way of ending goes through [`close`] here: the ledger row first, whoever inserts it has ended the
+//! How scans end. Every way of ending goes through `close` here: the ledger row first, whoever inserts it has ended the
 //! scan, then the scan's own row.
 
 use openwatch_model::drift::Summary;

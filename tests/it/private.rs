@@ -156,6 +156,7 @@ async fn interrupted_at_any_moment_of_its_first_start_it_leaves_nothing_and_can_
     for moment_ms in [0, 30, 100, 250, 500] {
         let mut running = spawn_supervisor(&dir, "0");
         tokio::time::sleep(Duration::from_millis(moment_ms)).await;
+        running.hears_interrupts().await;
         running.signal(Signal::INT);
         running.wait().await;
         none_left_within(Duration::from_secs(2), &dir.path()).await;

@@ -204,6 +204,23 @@ impl Running {
         }
     }
 
+    /// Waits until it hears an interrupt, which is at once unless we ignore interrupts ourselves: a background job of a
+    /// shell without job control does, and so do its children until they install a handler.
+    ///
+    /// # Panics
+    /// When that does not come within [`PATIENCE`].
+    pub async fn hears_interrupts(&mut self) {
+        if !has_interrupt("self", "SigIgn") {
+            return;
+        }
+        let pid = self.process_id().to_string();
+        let since = std::time::Instant::now();
+        while self.try_wait().is_none() && !has_interrupt(&pid, "SigCgt") {
+            assert!(since.elapsed() < PATIENCE, "no handler for interrupts:\n{}", self.stderr());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     /// `kill -9`, and its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -255,6 +272,14 @@ impl Drop for Running {
             self.kill();
         }
     }
+}
+
+/// Whether SIGINT is in a mask of `/proc/PID/status`.
+fn has_interrupt(pid: &str, mask: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let bits = status.lines().find_map(|line| line.strip_prefix(mask)?.strip_prefix(':'));
+    let bits = bits.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits & (1 << (Signal::INT.as_raw() - 1)) != 0)
 }
 
 /// Starts the command on a thread that lives as long as the process: the kernel kills a bound child when the

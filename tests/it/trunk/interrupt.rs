@@ -45,6 +45,7 @@ async fn at_any_moment_of_the_start() {
         async move {
             let mut up = Program::new(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).spawn();
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            up.hears_interrupts().await;
             press(&up);
             ends_with_130(&mut up, &data, &format!("{wait_ms} ms")).await;
             data

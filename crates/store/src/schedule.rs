@@ -38,32 +38,6 @@ pub async fn sweep(tx: &mut Tx<'_>) -> Result<Vec<Moved>, StoreError> {
     Ok(rows.into_iter().map(|row| (HostId(row.host_id), row.facts(), row.facts())).collect())
 }
 
-/// Puts a host in maintenance, or takes it out. Called by the scheduler.
-///
-/// # Errors
-/// The database is away.
-pub async fn set_maintenance(
-    tx: &mut Tx<'_>,
-    host: HostId,
-    on: bool,
-    until: Option<Timestamp>,
-) -> Result<Option<Moved>, StoreError> {
-    let row = sqlx::query_as!(
-        FactsRow,
-        r#"update host_compliance_schedule set maintenance_mode = $2, maintenance_until = $3, updated_at = $4
-           where host_id = $1
-           returning host_id, compliance_state, compliance_score::float8 as score, has_critical_findings,
-             current_interval_minutes, next_scheduled_scan, policy_version_at_last_scan"#,
-        host.0,
-        on,
-        until.filter(|_| on),
-        tx.now()
-    )
-    .fetch_optional(tx.connection())
-    .await?;
-    Ok(row.map(|row| (host, row.facts(), row.facts())))
-}
-
 /// What a finished scan means for its host's schedule.
 #[derive(Clone, Debug)]
 pub struct Reschedule<'a> {

@@ -108,7 +108,13 @@ pub enum HostCommand {
         client: ClientArgs,
     },
     /// List hosts
-    List(ListArgs),
+    List {
+        /// Most rows
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// One host and its rules
     Show {
         /// Host name or id

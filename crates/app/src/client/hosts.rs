@@ -23,9 +23,9 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
     match command {
         HostCommand::Add(args) => add(args).await,
         HostCommand::Import { file, client } => import(&file, &Client::new(&client)?).await,
-        HostCommand::List(args) => {
-            let client = Client::new(&args.client)?;
-            let page: Page<Host> = client.get("/hosts", &[("limit", args.limit.to_string())]).await?;
+        HostCommand::List { limit, client } => {
+            let client = Client::new(&client)?;
+            let page: Page<Host> = client.get("/hosts", &[("limit", limit.to_string())]).await?;
             if client.json { table::json(&page.items) } else { list(&page.items) }
         }
         HostCommand::Show { host, look } => show(&host, look).await,

@@ -56,14 +56,17 @@ pub(crate) fn fill<'v>(text: &str, value_of: impl Fn(&str) -> Option<&'v str>) -
     filled
 }
 
+/// What may stand around a name. A no-break space is none of these.
+const BLANKS: [char; 5] = [' ', '\t', '\n', '\r', '\u{c}'];
+
 /// The name in a template that opens at `open`, and where the template ends.
 fn template(text: &str, open: usize) -> Option<(&str, usize)> {
     let inner = &text[open + 2..];
-    let start = inner.len() - inner.trim_start().len();
+    let start = inner.len() - inner.trim_start_matches(BLANKS).len();
     let name_len = inner[start..].bytes().take_while(|b| b.is_ascii_alphanumeric() || *b == b'_').count();
     let name = &inner[start..start + name_len];
     let rest = &inner[start + name_len..];
-    let close = rest.len() - rest.trim_start().len();
+    let close = rest.len() - rest.trim_start_matches(BLANKS).len();
     let ok = super::is_name(name) && rest[close..].starts_with("}}");
     ok.then_some((name, open + 2 + start + name_len + close + 2))
 }
@@ -92,6 +95,7 @@ mod tests {
                 "{{ 1invalid }} {{}} {{ }} {{ a.b }} {{ a | b }}",
                 "{{ 1invalid }} {{}} {{ }} {{ a.b }} {{ a | b }}",
             ),
+            ("{{\u{a0}a }} {{\n\ta\r\n}}", "{{\u{a0}a }} 1"),
             ("{{{ a }}}", "{1}"),
             ("{{ a", "{{ a"),
         ];

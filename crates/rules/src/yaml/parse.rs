@@ -1,20 +1,71 @@
 //! From parser events to a tree, with limits on what an alias can multiply.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
+use granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, Span, StrInput, Tag};
 
 use super::{Fault, Kind, Node};
 
 /// Nodes one file may have once its aliases are written out: a rule has a few hundred.
 const MAX_NODES: usize = 100_000;
 
+/// What a line of a quoted text that starts too far left is moved by. Blanks there mean nothing.
+const PAD: &str = "                                                                ";
+
+/// Lines that are moved in one file: a banner spliced into a quoted text has some dozens.
+const MAX_PADS: usize = 500;
+
 /// Reads the first document; `None` when there is none. What follows the first document is not looked at.
+///
+/// The rule format lets the lines of a quoted text start anywhere, even in the first column, where a variable's second
+/// line lands. The parser does not: it says where, and that line is moved to the right.
 pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
+    let mut padded = Cow::Borrowed(text);
+    let mut pads = Vec::new();
+    loop {
+        match read(&padded, &pads) {
+            Err(Stuck::TooFarLeft(at)) if pads.len() < MAX_PADS => {
+                let line = padded[..at].rfind('\n').map_or(0, |newline| newline + 1);
+                pads.push(line);
+                pads.sort_unstable();
+                for later in pads.iter_mut().filter(|pad| **pad > line) {
+                    *later += PAD.len();
+                }
+                padded.to_mut().insert_str(line, PAD);
+            }
+            Err(Stuck::TooFarLeft(at)) => {
+                let message = "not YAML: too many lines of quoted texts start left of their key";
+                return Err(Fault::new(as_written(at, &pads), message));
+            }
+            Err(Stuck::Fault(fault)) => return Err(fault),
+            Ok(node) => return Ok(node),
+        }
+    }
+}
+
+/// Why a document could not be read.
+enum Stuck {
+    TooFarLeft(usize),
+    Fault(Fault),
+}
+
+impl From<Fault> for Stuck {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// A place in the padded text, in the text as it was given.
+fn as_written(at: usize, pads: &[usize]) -> usize {
+    at - pads.iter().map(|pad| at.saturating_sub(*pad).min(PAD.len())).sum::<usize>()
+}
+
+fn read(text: &str, pads: &[usize]) -> Result<Option<Node>, Stuck> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     let parser = Parser::new_from_str_with_options(text, options);
-    let mut builder = Builder { parser, anchors: HashMap::new(), nodes: 0 };
+    let mut builder = Builder { parser, pads, anchors: HashMap::new(), nodes: 0 };
     loop {
         let (event, span) = builder.next()?;
         match event {
@@ -27,24 +78,29 @@ pub(crate) fn parse(text: &str) -> Result<Option<Node>, Fault> {
 
 struct Builder<'a> {
     parser: Parser<'a, StrInput<'a>>,
+    pads: &'a [usize],
     anchors: HashMap<usize, (Node, usize)>,
     nodes: usize,
 }
 
 impl<'a> Builder<'a> {
-    fn next(&mut self) -> Result<(Event<'a>, Span), Fault> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), Stuck> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => {
                 let at = error.marker().byte_offset().unwrap_or(0);
-                Err(Fault::new(at, format!("not YAML: {}", error.info())))
+                if *error.kind() == ErrorKind::InvalidQuotedScalarIndent {
+                    return Err(Stuck::TooFarLeft(at));
+                }
+                let at = as_written(at, self.pads);
+                Err(Fault::new(at, format!("not YAML: {}", error.info())).into())
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, Fault> {
-        let at = span.byte_range().map_or(0, |range| range.start);
+    fn node(&mut self, event: Event<'a>, span: Span) -> Result<Node, Stuck> {
+        let at = as_written(span.byte_range().map_or(0, |range| range.start), self.pads);
         let before = self.nodes;
         self.count(1, at)?;
         let (kind, anchor) = match event {
@@ -54,8 +110,8 @@ impl<'a> Builder<'a> {
             }
             Event::SequenceStart(_, anchor, _) => (Kind::List(self.list()?), anchor),
             Event::MappingStart(_, anchor, _) => (Kind::Map(self.map()?), anchor),
-            Event::Alias(id) => return self.alias(id, at),
-            _ => return Err(Fault::new(at, "not YAML: a value was expected here")),
+            Event::Alias(id) => return Ok(self.alias(id, at)?),
+            _ => return Err(Fault::new(at, "not YAML: a value was expected here").into()),
         };
         let node = Node { kind, at };
         if anchor != 0 {
@@ -64,7 +120,7 @@ impl<'a> Builder<'a> {
         Ok(node)
     }
 
-    fn list(&mut self) -> Result<Vec<Node>, Fault> {
+    fn list(&mut self) -> Result<Vec<Node>, Stuck> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
@@ -74,7 +130,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn map(&mut self) -> Result<Vec<(Node, Node)>, Fault> {
+    fn map(&mut self) -> Result<Vec<(Node, Node)>, Stuck> {
         let mut entries = Vec::new();
         let mut seen = HashSet::new();
         loop {
@@ -86,10 +142,13 @@ impl<'a> Builder<'a> {
             let name = key.text();
             if matches!(&key.kind, Kind::Scalar { text, plain: true } if text == "<<") {
                 return Err(Fault::new(key.at, "merge keys (<<) are not part of the rule format")
-                    .hint("write the merged keys out"));
+                    .hint("write the merged keys out")
+                    .into());
             }
             if let Some(name) = name.filter(|name| !seen.insert(name.clone())) {
-                return Err(Fault::new(key.at, format!("the key {name:?} is given twice")).hint("keep one"));
+                return Err(Fault::new(key.at, format!("the key {name:?} is given twice"))
+                    .hint("keep one")
+                    .into());
             }
             let (event, span) = self.next()?;
             entries.push((key, self.node(event, span)?));
@@ -142,6 +201,20 @@ mod tests {
         let node = entry("a:\n  b: 1\n  c: \"Keep out.\n\"\n", "a");
         let Kind::Map(entries) = node.kind else { panic!("not a map") };
         assert_eq!(entries[1].1.scalar(), Some(Scalar::Text("Keep out. ".into())));
+    }
+
+    #[test]
+    fn quoted_lines_may_start_anywhere() {
+        let text = "a:\n  b: 'one\ntwo\n\n three'\n  c: \"x\n\n\ny \\\nz\"\n  d: [e]\nf: 1\n";
+        let Kind::Map(entries) = entry(text, "a").kind else { panic!("not a map") };
+        assert_eq!(entries[0].1.scalar(), Some(Scalar::Text("one two\nthree".into())));
+        assert_eq!(entries[1].1.scalar(), Some(Scalar::Text("x\n\ny z".into())));
+        assert_eq!(entries[2].1.at, text.find("[e]").unwrap());
+        assert_eq!(entry(text, "f").at, text.rfind('1').unwrap());
+        let broken = text.replace("f: 1", "f: [");
+        assert!(parse(&broken).unwrap_err().at >= broken.find("f: [").unwrap());
+        let endless = format!("a: '{}'\n", "x\n".repeat(2 * MAX_PADS));
+        assert!(parse(&endless).unwrap_err().message.contains("too many lines"));
     }
 
     #[test]

@@ -73,7 +73,11 @@ fn float(text: &str) -> Option<f64> {
         let e = e.strip_prefix(['+', '-']).unwrap_or(e);
         !e.is_empty() && digits(e)
     });
-    (mantissa_ok && exponent_ok).then(|| text.parse().ok()).flatten()
+    // A number too large to be one is text.
+    (mantissa_ok && exponent_ok)
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|number: &f64| number.is_finite())
 }
 
 /// `2024-1-2`, alone or followed by a time of day and perhaps a zone.
@@ -156,6 +160,33 @@ mod tests {
             ("0", Scalar::Int(0)),
             ("1.5", Scalar::Float(1.5)),
             ("1e3", Scalar::Float(1000.0)),
+            ("1e999", text("1e999")),
+            (".5e1", Scalar::Float(5.0)),
+            ("1.", Scalar::Float(1.0)),
+            ("+.5", Scalar::Float(0.5)),
+            (".", text(".")),
+            ("_1", text("_1")),
+            ("0x", text("0x")),
+            ("-0o17", Scalar::Int(-15)),
+            ("0X1f", Scalar::Int(31)),
+            ("9223372036854775807", Scalar::Int(i64::MAX)),
+            ("0o8", text("0o8")),
+            ("12:30:45", text("12:30:45")),
+            ("1,000", text("1,000")),
+            ("+.inf", Scalar::Float(f64::INFINITY)),
+            ("-.INF", Scalar::Float(f64::NEG_INFINITY)),
+            (".infinity", text(".infinity")),
+            ("inf", text("inf")),
+            ("nan", text("nan")),
+            ("Yes", text("Yes")),
+            ("ON", text("ON")),
+            ("tRUE", text("tRUE")),
+            ("2024-01-02T03:04:05", text("2024-01-02T03:04:05")),
+            ("2024-01-02T03:04:05+01:00", Scalar::Timestamp),
+            ("2024-01-02t03:04:05.5Z", Scalar::Timestamp),
+            ("2024-01-02 24:00:00", text("2024-01-02 24:00:00")),
+            ("2024-13-01", text("2024-13-01")),
+            ("2024-01", text("2024-01")),
             (".5", Scalar::Float(0.5)),
             ("-", text("-")),
             ("5.1.2", text("5.1.2")),

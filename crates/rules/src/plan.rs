@@ -1,6 +1,6 @@
 //! From a corpus, a host's facts and a selection to the distinct commands that answer every rule.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use openwatch_model::outcome::{FrameworkRefs, Severity, Status};
 use openwatch_model::plan::Plan;
@@ -8,7 +8,7 @@ use openwatch_model::scan::Selection;
 
 use crate::corpus::Corpus;
 use crate::facts::Facts;
-use crate::method::{self, Judge, Step, Stop};
+use crate::method::{self, Judge, Source, Step, Stop};
 use crate::order::order;
 use crate::platform;
 use crate::rule::{Leaf, Rule};
@@ -160,7 +160,7 @@ pub(crate) fn compile(corpus: &Corpus, facts: &Facts, selection: &Selection) -> 
     }
     let known = |id: &String| corpus.rule(id).is_some() || corpus.unusable().any(|it| it.id == *id);
     CheckPlan {
-        plan: Plan { commands: commands.scripts.iter().map(|script| shell::command(script)).collect() },
+        plan: commands.plan(),
         rules: rules.into_values().collect(),
         unknown_rules: selection.rules.iter().filter(|id| !known(id)).cloned().collect(),
     }
@@ -223,7 +223,7 @@ fn plan_check(leaf: &Leaf, commands: &mut Commands) -> PlannedCheck {
         Ok(ready) => PlannedCheck::Ready(ReadyCheck {
             method: leaf.method.clone(),
             expected: leaf.text("expected").map(str::to_owned),
-            observations: ready.steps.iter().map(|step| commands.index(step.script())).collect(),
+            observations: ready.steps.iter().map(|step| commands.index(step.source())).collect(),
             steps: ready.steps,
             judge: ready.judge,
         }),
@@ -235,16 +235,40 @@ fn plan_check(leaf: &Leaf, commands: &mut Commands) -> PlannedCheck {
 struct Commands {
     scripts: Vec<String>,
     indices: HashMap<String, usize>,
+    /// Where the query for packages stands, and whom it asks about.
+    packages: Option<(usize, BTreeSet<String>)>,
 }
 
 impl Commands {
-    fn index(&mut self, script: &str) -> usize {
-        if let Some(index) = self.indices.get(script) {
-            return *index;
+    fn index(&mut self, source: Source<'_>) -> usize {
+        let next = self.scripts.len();
+        match source {
+            Source::Package(name) => {
+                let (index, names) = self.packages.get_or_insert_with(|| (next, BTreeSet::new()));
+                names.insert(name.to_owned());
+                let index = *index;
+                if index == next {
+                    self.scripts.push(String::new());
+                }
+                index
+            }
+            Source::Script(script) => {
+                if let Some(index) = self.indices.get(script) {
+                    return *index;
+                }
+                self.scripts.push(script.to_owned());
+                self.indices.insert(script.to_owned(), next);
+                next
+            }
         }
-        let index = self.scripts.len();
-        self.scripts.push(script.to_owned());
-        self.indices.insert(script.to_owned(), index);
-        index
+    }
+
+    fn plan(&self) -> Plan {
+        let mut commands: Vec<_> = self.scripts.iter().map(|script| shell::command(script)).collect();
+        if let Some((index, names)) = &self.packages {
+            let script = method::package_query(names.iter().map(String::as_str));
+            commands[*index] = shell::long_command(script);
+        }
+        Plan { commands }
     }
 }

@@ -23,6 +23,11 @@ pub(crate) fn command(script: &str) -> Command {
     }
 }
 
+/// A script of ours that many rules wait for: it gets the time that all of their own commands would have had.
+pub(crate) fn long_command(script: String) -> Command {
+    Command { script, limit: LONG, isolate: false }
+}
+
 /// May leave children behind, end its own shell, or never end.
 fn needs_isolation(words: &[String], script: &str) -> bool {
     const WORDS: [&str; 8] = ["nohup", "setsid", "mkfifo", "disown", "coproc", "kill", "pkill", "killall"];

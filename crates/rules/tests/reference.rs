@@ -3,7 +3,7 @@
 //! `observed-*.json` holds, rule by rule, the commands that the reference ran on one host, what they said and what it
 //! concluded. Here the same corpus is planned with the same facts. Every command of our plan is answered from that
 //! record: by command text where the two engines run the same text, and, where we share one observation between
-//! rules (`sshd -T`, `lsmod`), by rebuilding the shared output from the lines that each rule's filter printed. A command
+//! rules (`sshd -T`, `lsmod`, packages), by rebuilding the shared output from the lines that each rule's filter printed. A command
 //! that the reference never ran is answered as lost, so a verdict that needed it would be an error. Compared are
 //! verdict, severity, framework references and evidence: method, command, exit status, both streams, expected value.
 
@@ -14,9 +14,9 @@ use std::path::PathBuf;
 
 use openwatch_model::host::Platform;
 use openwatch_model::outcome::{Outcome, Status};
-use openwatch_model::plan::{Done, Lost, Observation};
+use openwatch_model::plan::{Command, Done, Lost, Observation};
 use openwatch_model::scan::Selection;
-use openwatch_rules::{Corpus, Facts, Variables, lint, read_dir};
+use openwatch_rules::{CheckPlan, Corpus, Facts, Variables, lint, read_dir};
 use serde_json::Value as Json;
 
 /// Rules whose verdict differs on purpose; see `docs/deviations.md`. None on these observations.
@@ -225,11 +225,14 @@ fn record(name: &str) -> Option<Record> {
 fn compare(name: &str, expected: usize) {
     let (Some(corpus), Some(record)) = (corpus(), record(name)) else { return };
     let plan = corpus.plan(&record.facts, &Selection::full());
-    let answer = |script: &str| match record.answers.get(script) {
+    let answer = |(index, command): (usize, &Command)| match record.answers.get(&command.script) {
         Some(done) => Observation::Done(done.clone()),
+        None if command.script.starts_with("# one question for every package") => {
+            packages(&plan, index, &record)
+        }
         None => Observation::Lost(Lost::Connection),
     };
-    let observations: Vec<_> = plan.plan.commands.iter().map(|command| answer(&command.script)).collect();
+    let observations: Vec<_> = plan.plan.commands.iter().enumerate().map(answer).collect();
     let judged = plan.judge(&observations);
     let (mut agreed, mut differences) = (0, Vec::new());
     let mut commands = 0;
@@ -250,6 +253,20 @@ fn compare(name: &str, expected: usize) {
     );
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
     assert_eq!((agreed, record.outcomes.len()), (expected, expected));
+}
+
+/// The shared query for packages, out of what each rule's own command said.
+fn packages(plan: &CheckPlan, index: usize, record: &Record) -> Observation {
+    let mut stdout = String::new();
+    for (command, _) in plan.rules().iter().flat_map(|rule| rule.commands()).filter(|(_, at)| *at == index) {
+        let Some(done) = record.answers.get(command) else { return Observation::Lost(Lost::Connection) };
+        if (done.exit == 0) != command.starts_with('!') {
+            stdout.push_str(command.split('\'').nth(1).unwrap());
+            stdout.push('\n');
+        }
+    }
+    stdout.push_str(".\n");
+    Observation::Done(Done { stdout: stdout.into_bytes(), ..Done::default() })
 }
 
 fn of_ours(outcome: &Outcome) -> Json {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use openwatch_model::plan::{Lost, Observation};
 
-use super::{Step, View, module, sshd};
+use super::{Step, View, module, package_query, sshd};
 
 /// The answers to one check's steps.
 pub(crate) struct Answers<'a> {
@@ -58,10 +58,11 @@ impl<'a> Answers<'a> {
                     stderr: Cow::Borrowed(&done.stderr),
                 },
                 View::SshdKey(key) => said(sshd::lines_of(&done.stdout, key)),
-                View::LsmodWord(word) => {
-                    let exit = i32::from(!module::has_word(&done.stdout, word));
-                    Answer::Said { exit, stdout: Cow::Borrowed(&[]), stderr: Cow::Borrowed(&[]) }
-                }
+                View::LsmodWord(word) => silent(i32::from(!module::has_word(&done.stdout, word))),
+                View::Package { name, wanted } => match package_query::installed(&done.stdout, name) {
+                    Some(installed) => silent(i32::from(installed != *wanted)),
+                    None => Answer::Lost(Lost::Protocol),
+                },
             },
         };
         self.asked.push((step, answer.clone()));
@@ -75,6 +76,11 @@ impl<'a> Answers<'a> {
 /// What a filter said: its lines, and exit 1 when there are none.
 fn said<'a>(lines: Vec<u8>) -> Answer<'a> {
     Answer::Said { exit: i32::from(lines.is_empty()), stdout: Cow::Owned(lines), stderr: Cow::Borrowed(&[]) }
+}
+
+/// What a command said that only has an exit status.
+fn silent<'a>(exit: i32) -> Answer<'a> {
+    Answer::Said { exit, stdout: Cow::Borrowed(&[]), stderr: Cow::Borrowed(&[]) }
 }
 
 /// Bytes as text, without one last line break.

@@ -11,6 +11,7 @@ mod grub;
 mod module;
 mod mount;
 mod package;
+mod package_query;
 mod service;
 mod set_compare;
 mod sshd;
@@ -23,6 +24,7 @@ use openwatch_model::Status;
 
 pub(crate) use answers::{Answer, Answers, LostStep, text as answer_text};
 pub(crate) use contract::Contract;
+pub(crate) use package_query::package_query;
 
 use crate::rule::{Leaf, Value};
 
@@ -53,6 +55,16 @@ pub(crate) enum View {
     SshdKey(String),
     /// Whether a whole word stands anywhere in `lsmod`.
     LsmodWord(String),
+    /// Whether a package is installed, out of one query for every package that the plan asks about.
+    Package { name: String, wanted: bool },
+}
+
+/// What has to run for a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source<'s> {
+    Script(&'s str),
+    /// This name in the query of [`package_query`].
+    Package(&'s str),
 }
 
 impl Step {
@@ -60,12 +72,13 @@ impl Step {
         Self { command: command.into(), view: View::Whole }
     }
 
-    /// The script that really runs.
-    pub(crate) fn script(&self) -> &str {
-        match self.view {
-            View::Whole => &self.command,
-            View::SshdKey(_) => sshd::SCRIPT,
-            View::LsmodWord(_) => module::LSMOD,
+    /// What really runs.
+    pub(crate) fn source(&self) -> Source<'_> {
+        match &self.view {
+            View::Whole => Source::Script(&self.command),
+            View::SshdKey(_) => Source::Script(sshd::SCRIPT),
+            View::LsmodWord(_) => Source::Script(module::LSMOD),
+            View::Package { name, .. } => Source::Package(name),
         }
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn has_word(text: &[u8], word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Source;
     use super::super::testing::{commands, judge_by, ready, status};
     use super::*;
 
@@ -149,7 +150,7 @@ mod tests {
             "grep -rq 'blacklist\\s\\+dccp' /etc/modprobe.d/ 2>/dev/null",
         ];
         assert_eq!(commands(check), expected);
-        assert_eq!(ready(check).steps[0].script(), LSMOD);
+        assert_eq!(ready(check).steps[0].source(), Source::Script(LSMOD));
         assert_eq!(ready("method: kernel_module_state, name: 'a.b'").steps[0].view, View::Whole);
     }
 }

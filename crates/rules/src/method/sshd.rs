@@ -41,6 +41,7 @@ pub(super) fn lines_of(all: &[u8], key: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Source;
     use super::super::testing::{commands, ready, status, stop};
     use super::*;
 
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(with("x11", "no"), 'f');
         assert_eq!(status(CHECK, &[(127, "")]), 'f');
         assert_eq!(commands(CHECK), ["sshd -T 2>/dev/null | grep -i '^x11forwarding '"]);
-        assert_eq!(ready(CHECK).steps[0].script(), SCRIPT);
+        assert_eq!(ready(CHECK).steps[0].source(), Source::Script(SCRIPT));
     }
 
     #[test]

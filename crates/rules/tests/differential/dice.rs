@@ -1,9 +1,9 @@
 //! Choices that come out the same every time.
 
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -14,20 +14,20 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         ((self.next() >> 33) as usize) % n
     }
 
-    pub fn one_in(&mut self, n: usize) -> bool {
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    pub fn pick<'t>(&mut self, all: &[&'t str]) -> &'t str {
+    pub(crate) fn pick<'t>(&mut self, all: &[&'t str]) -> &'t str {
         all[self.below(all.len())]
     }
 
     /// Some of them, in their order.
-    pub fn some<'t>(&mut self, all: &[&'t str]) -> Vec<&'t str> {
+    pub(crate) fn some<'t>(&mut self, all: &[&'t str]) -> Vec<&'t str> {
         all.iter().copied().filter(|_| self.one_in(2)).collect()
     }
 }

@@ -17,12 +17,12 @@ const ALWAYS: [&str; 16] = [
 ];
 
 /// A host in one state.
-pub struct Host {
+pub(crate) struct Host {
     dir: TempDir,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("bin")).unwrap();
         fs::create_dir_all(dir.path().join("etc/drop.d")).unwrap();
@@ -36,40 +36,40 @@ impl Host {
         host
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.dir.path().join(below)
     }
 
     /// The absolute path of something below its `etc`, as rules would write it.
-    pub fn etc(&self, below: &str) -> String {
+    pub(crate) fn etc(&self, below: &str) -> String {
         self.path("etc").join(below).to_str().unwrap().to_owned()
     }
 
-    pub fn write(&self, below: &str, text: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, below: &str, text: impl AsRef<[u8]>) {
         let path = self.path(below);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
-    pub fn chmod(&self, below: &str, mode: u32) {
+    pub(crate) fn chmod(&self, below: &str, mode: u32) {
         fs::set_permissions(self.path(below), fs::Permissions::from_mode(mode)).unwrap();
     }
 
     /// A tool: a shell script, with the host's directory in `$H`.
-    pub fn tool(&self, name: &str, body: &str) {
+    pub(crate) fn tool(&self, name: &str, body: &str) {
         let text = format!("#!/bin/sh\nH='{}'\n{body}\n", self.dir.path().display());
         self.write(&format!("bin/{name}"), text);
         self.chmod(&format!("bin/{name}"), 0o755);
     }
 
     /// A tool that prints a text and exits, whatever it is asked.
-    pub fn says(&self, name: &str, exit: i32, stdout: &str) {
+    pub(crate) fn says(&self, name: &str, exit: i32, stdout: &str) {
         self.write(&format!("said/{name}"), stdout);
         self.tool(name, &format!("echo 'a word on stderr' >&2\ncat \"$H/said/{name}\"\nexit {exit}"));
     }
 
     /// Runs a script as a scan would.
-    pub fn run(&self, script: &str) -> Done {
+    pub(crate) fn run(&self, script: &str) -> Done {
         let output = Command::new("/bin/sh")
             .args(["-c", script])
             .env_clear()
@@ -87,7 +87,7 @@ impl Host {
         }
     }
 
-    pub fn observe(&self, plan: &Plan) -> Vec<Observation> {
+    pub(crate) fn observe(&self, plan: &Plan) -> Vec<Observation> {
         plan.commands.iter().map(|command| Observation::Done(self.run(&command.script))).collect()
     }
 }
@@ -100,12 +100,12 @@ fn find(tool: &str) -> Option<PathBuf> {
 }
 
 /// Package names that rules and hosts are made of. Some are the beginning of others.
-pub const PACKAGES: [&str; 9] =
+pub(crate) const PACKAGES: [&str; 9] =
     ["foo", "foo-bar", "foo-bar-baz", "libX11", "aide", "NetworkManager", "gtk2.0", "c++", "foo-1.0"];
 
 /// Installs a package database or two with random packages. Kinds: none, real, in another language, a wrapper that looks at
 /// one name only, broken.
-pub fn packages(host: &Host, dice: &mut Dice, kind: usize) {
+pub(crate) fn packages(host: &Host, dice: &mut Dice, kind: usize) {
     let chosen: Vec<&str> = PACKAGES.into_iter().filter(|_| dice.one_in(2)).collect();
     let rows: String = chosen.iter().map(|name| format!("{name} 1.0 2 noarch\n")).collect();
     host.write("rpm.db", rows);

@@ -7,14 +7,14 @@ use super::host::{Host, PACKAGES};
 use super::states::{AUDIT, KEYS, MODULES, SYSCTLS, UNITS, VALUES};
 
 /// A rule with one check in flow style.
-pub fn file(number: usize, check: &str) -> CorpusFile {
+pub(crate) fn file(number: usize, check: &str) -> CorpusFile {
     let id = format!("r{number:04}");
     let text = format!("id: {id}\nimplementations: [{{default: true, check: {{{check}}}}}]\n");
     CorpusFile { path: format!("{id}.yml"), text }
 }
 
 /// Every question about every package, and some that only one database understands.
-pub fn packages() -> Vec<CorpusFile> {
+pub(crate) fn packages() -> Vec<CorpusFile> {
     let odd = ["foo*", "c++", "libX11:amd64", "it's", "-l", "foo bar", "foo.noarch", "foo-1.0-2", "missing"];
     let either = ["package_state", "package_state, state: absent"];
     let names = PACKAGES.iter().chain(&odd);
@@ -25,7 +25,7 @@ pub fn packages() -> Vec<CorpusFile> {
 }
 
 /// This many rules for a host, all methods among them.
-pub fn some(host: &Host, dice: &mut Dice, count: usize) -> Vec<CorpusFile> {
+pub(crate) fn some(host: &Host, dice: &mut Dice, count: usize) -> Vec<CorpusFile> {
     (0..count)
         .map(|i| {
             let one = check(host, dice, i);

@@ -12,12 +12,12 @@ use super::host::Host;
 
 /// What one rule came to: its status, and the exit status and output of each command that had to run.
 #[derive(Debug, PartialEq)]
-pub struct Read {
-    pub status: Status,
-    pub ran: Vec<(String, i32, String)>,
+pub(crate) struct Read {
+    pub(crate) status: Status,
+    pub(crate) ran: Vec<(String, i32, String)>,
 }
 
-pub fn read(host: &Host, check: &Check) -> Read {
+pub(crate) fn read(host: &Host, check: &Check) -> Read {
     let mut reader = Reader { host, ran: Vec::new() };
     let status = reader.check(check);
     Read { status, ran: reader.ran }

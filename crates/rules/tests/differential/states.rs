@@ -5,13 +5,13 @@ use std::os::unix::fs::symlink;
 use super::dice::Dice;
 use super::host::{Host, packages};
 
-pub const UNITS: [&str; 5] = ["sshd", "auditd.service", "it's", "none", "ctrl-alt-del.target"];
-pub const KEYS: [&str; 8] = ["key", "$key", "a.c", "* hard core", "KEY", "audit", "minlen", "net.x/y"];
-pub const VALUES: [&str; 12] =
+pub(crate) const UNITS: [&str; 5] = ["sshd", "auditd.service", "it's", "none", "ctrl-alt-del.target"];
+pub(crate) const KEYS: [&str; 8] = ["key", "$key", "a.c", "* hard core", "KEY", "audit", "minlen", "net.x/y"];
+pub(crate) const VALUES: [&str; 12] =
     ["0", "5", "-1", "+5", "yes", "Yes", "0640", "60 # x", "1 2", "99999999999999999999", "a:b", "/x"];
-pub const SYSCTLS: [&str; 4] = ["kernel.one", "net.two", "net.many", "kernel.missing"];
-pub const MODULES: [&str; 6] = ["cramfs", "usb-storage", "usb_storage", "hfs", "h.s", "Used"];
-pub const AUDIT: [&str; 14] = [
+pub(crate) const SYSCTLS: [&str; 4] = ["kernel.one", "net.two", "net.many", "kernel.missing"];
+pub(crate) const MODULES: [&str; 6] = ["cramfs", "usb-storage", "usb_storage", "hfs", "h.s", "Used"];
+pub(crate) const AUDIT: [&str; 14] = [
     "-w /etc/group -p wa -k usergroup",
     "-w  /etc/group   -p wa -k usergroup",
     "-w /etc/group",
@@ -43,7 +43,7 @@ const LOADED: [&str; 12] = [
 ];
 
 /// Puts a host into a random state.
-pub fn set(host: &Host, dice: &mut Dice) {
+pub(crate) fn set(host: &Host, dice: &mut Dice) {
     let kind = dice.below(30);
     packages(host, dice, kind);
     files(host, dice);

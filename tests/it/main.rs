@@ -8,6 +8,7 @@
 
 mod alerts;
 mod api;
+mod audit;
 mod bench;
 mod bus;
 mod compose;

@@ -129,7 +129,12 @@ async fn start() -> Server {
     let url = private.postgres_url().expect("PostgreSQL was asked for").expose().to_owned();
     drop_old(&url).await;
     admin(&url, &format!("create database {TEMPLATE}")).await;
-    openwatch_store::migrate(&with_name(&url, TEMPLATE)).await.expect("migrate the template database");
+    let sender = openwatch_pipeline::trail::SENDER;
+    openwatch_store::migrate(&with_name(&url, TEMPLATE), sender, openwatch_pipeline::trail::message)
+        .await
+        .expect("migrate the template database");
+    // What it tells would be in every test's outbox.
+    admin(&with_name(&url, TEMPLATE), "truncate outbox").await;
     Server { url, private }
 }
 

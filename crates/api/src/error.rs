@@ -95,6 +95,7 @@ codes! {
     ChannelDuplicate "channel.duplicate" CONFLICT Client false "a channel of that name exists"
     TokenNotFound "token.not_found" NOT_FOUND Client false "no such token"
     TokenDuplicate "token.duplicate" CONFLICT Client false "a token of that name exists"
+    AuditQueryInvalid "audit.query_invalid" BAD_REQUEST Client false "the audit log cannot be asked that"
     Internal "server.internal" INTERNAL_SERVER_ERROR Server false "the server failed"
     Unavailable "server.unavailable" SERVICE_UNAVAILABLE Server true "the server cannot answer now"
     Timeout "server.timeout" GATEWAY_TIMEOUT Server true "the server took too long"

@@ -79,8 +79,10 @@ async fn known(api: &Api, secret: &str) -> Result<Option<Caller>, Failure> {
 /// Audits the refusal, then words it.
 async fn deny(api: &Api, asking: Asking, permission: Permission) -> Result<Failure, Failure> {
     let mut tx = api.begin().await?;
-    let event =
-        PermissionDenied { token: asking.caller.name.clone(), permission: permission.as_str().to_owned() };
+    let event = PermissionDenied {
+        token_name: asking.caller.name.clone(),
+        permission: permission.as_str().to_owned(),
+    };
     trail::record(&mut tx, &asking, &event).await?;
     tx.commit().await?;
     let detail = format!("role `{}` lacks `{}`", asking.caller.role.as_str(), permission.as_str());

@@ -10,6 +10,7 @@
 //! Start reading at [`run`], then the table of routes in `router.rs`, then `routes/scans.rs`.
 
 pub mod auth;
+mod csv;
 pub mod dto;
 mod envelope;
 mod error;

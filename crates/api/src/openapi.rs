@@ -26,7 +26,7 @@ use crate::{dto, router};
         ask::create, ask::create_for_host, scans::list, scans::show, scans::evidence,
         status::show, transactions::list, drift::list,
         alerts::list, alerts::show, alert_moves::acknowledge, alert_moves::silence, alert_moves::unsilence, alert_moves::resolve,
-        alert_moves::dismiss, audit::list,
+        alert_moves::dismiss, audit::list, audit::export,
         channels::list, channels::create, channels::remove,
         tokens::list, tokens::create, tokens::revoke,
         router::live, router::ready, router::render,

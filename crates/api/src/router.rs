@@ -83,6 +83,7 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             may(P::AlertRead, get(alerts::show)).merge(may(P::AlertWrite, post(alert_moves::act))),
         )
         .route("/audit", may(P::AuditRead, get(audit::list)))
+        .route("/audit/export", may(P::AuditRead, get(audit::export)))
         .route(
             "/channels",
             may(P::ChannelRead, get(channels::list)).merge(may(P::ChannelWrite, post(channels::create))),

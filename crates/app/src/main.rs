@@ -97,6 +97,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
             None => done(client::look::scans(args.list).await),
         },
         Command::Transactions(args) => done(client::look::transactions(args).await),
+        Command::Audit(args) => done(client::audit::run(args).await),
         Command::Events(command) => tools::events::run(command).await,
         Command::DeadLetters(command) => done(tools::prepare::dead_letters(command).await),
     }

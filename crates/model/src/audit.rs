@@ -41,20 +41,56 @@ pub trait Audit: Serialize {
     const SEVERITY: AuditSeverity;
 }
 
-/// One line of the registry: code, severity, detail fields.
+/// One line of the registry.
 pub struct Entry {
+    /// Name of its struct.
+    pub name: &'static str,
     /// Dotted code.
     pub code: &'static str,
     /// Severity.
     pub severity: AuditSeverity,
+    /// What it says.
+    pub about: &'static str,
     /// Names of the detail fields.
     pub fields: &'static [&'static str],
 }
 
+impl Entry {
+    /// The entry of a code.
+    pub fn find(code: &str) -> Option<&'static Self> {
+        REGISTRY.iter().find(|entry| entry.code == code)
+    }
+
+    /// First part of the code: one of [`CATEGORIES`].
+    pub fn category(&self) -> &'static str {
+        self.code.split_once('.').map_or(self.code, |(category, _)| category)
+    }
+}
+
+/// First parts that a code may have, and what belongs there.
+pub const CATEGORIES: &[(&str, &str)] = &[
+    ("alert", "the life of an alert"),
+    ("auth", "tokens"),
+    ("authz", "what somebody was not allowed to do"),
+    ("compliance", "how a host's posture moved"),
+    ("corpus", "rules in circulation"),
+    ("credential", "secrets: stored, released, refused"),
+    ("finding", "what changed on a host, rule by rule"),
+    ("host", "machines and whether they answer"),
+    ("host_key", "what machines prove themselves with"),
+    ("message", "what could not be processed"),
+    ("notification", "channels and what went to them"),
+    ("policy", "what is in force"),
+    ("scan", "the life of a scan"),
+    ("scheduler", "cadence, dispatch and the policy behind them"),
+    ("system", "processes and the schema"),
+    ("writer", "results that could not be applied"),
+];
+
 macro_rules! registry {
-    ($($(#[$doc:meta])* $name:ident $code:literal $severity:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+    ($($(#[doc = $doc:literal])* $name:ident $code:literal $severity:ident { $($field:ident: $type:ty),* $(,)? })*) => {
         $(
-            $(#[$doc])*
+            $(#[doc = $doc])*
             #[derive(Clone, Debug, Serialize)]
             #[expect(missing_docs, reason = "detail fields are named after the model's words")]
             pub struct $name { $(pub $field: $type),* }
@@ -67,7 +103,13 @@ macro_rules! registry {
 
         /// Every code there is.
         pub const REGISTRY: &[Entry] = &[
-            $(Entry { code: $code, severity: AuditSeverity::$severity, fields: &[$(stringify!($field)),*] }),*
+            $(Entry {
+                name: stringify!($name),
+                code: $code,
+                severity: AuditSeverity::$severity,
+                about: concat!($($doc),*),
+                fields: &[$(stringify!($field)),*],
+            }),*
         ];
     };
 }
@@ -163,7 +205,11 @@ registry! {
     /// Somebody ended a silence by hand.
     AlertUnsilenced "alert.unsilenced" Info { alert_id: AlertId, prior_state: &'static str, new_state: &'static str, reason: Option<String> }
     /// A request lacked permission.
-    PermissionDenied "authz.permission.denied" Warning { token: String, permission: String }
+    PermissionDenied "authz.permission.denied" Warning { token_name: String, permission: String }
+    /// A process began its work.
+    SystemStarted "system.startup" Info { process: String, version: &'static str }
+    /// A process ended in order.
+    SystemStopped "system.shutdown" Info { process: String, version: &'static str }
     /// The schema was brought up to date.
     MigrationApplied "system.migration.applied" Info { version: i64 }
 }
@@ -236,6 +282,16 @@ mod tests {
                 );
             }
             assert!(seen.insert(entry.code), "{} twice", entry.code);
+            assert!(CATEGORIES.iter().any(|(name, _)| *name == entry.category()), "{}", entry.code);
+            assert!(entry.about.ends_with('.'), "{} says nothing", entry.code);
+        }
+    }
+
+    #[test]
+    fn categories_are_sorted_and_each_has_a_code() {
+        assert!(CATEGORIES.is_sorted());
+        for (name, _) in CATEGORIES {
+            assert!(REGISTRY.iter().any(|entry| entry.category() == *name), "{name} is empty");
         }
     }
 

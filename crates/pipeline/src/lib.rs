@@ -21,6 +21,7 @@ mod out;
 pub mod policy;
 mod release;
 pub mod scheduler;
+pub mod trail;
 pub mod vault;
 pub mod writer;
 

@@ -4,7 +4,8 @@ use openwatch_model::audit::{Actor, MigrationApplied};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use crate::{Role, StoreError, Tx, audit, connect};
+use crate::outbox::OutboxMessage;
+use crate::{Role, StoreError, Tx, audit, connect, outbox};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -27,12 +28,17 @@ impl SchemaState {
     }
 }
 
-/// Applies what is missing and returns the numbers applied. Safe to run in several processes at once. Called by
-/// `openwatch migrate` and `openwatch up`.
+/// Applies what is missing and returns the numbers applied. `tell` words the message that carries an audit row to the
+/// bus, for that sender to relay. Safe to run in several processes at once. Called by `openwatch migrate` and
+/// `openwatch up`.
 ///
 /// # Errors
 /// The server is too old, the schema is newer than this binary or not its own, or a migration failed.
-pub async fn migrate(url: &str) -> Result<Vec<i64>, StoreError> {
+pub async fn migrate(
+    url: &str,
+    sender: &str,
+    tell: impl Fn(&audit::AuditRow) -> OutboxMessage,
+) -> Result<Vec<i64>, StoreError> {
     let mut connection = open(url).await?;
     let before = state(&mut connection).await?;
     if before.found.is_some_and(|found| found > before.known) {
@@ -48,13 +54,9 @@ pub async fn migrate(url: &str) -> Result<Vec<i64>, StoreError> {
     for version in done {
         // Two processes may migrate at once; the log names each version once.
         if !audit::migration_is_recorded(&mut tx, version).await? {
-            audit::record(
-                &mut tx,
-                &Actor::Operator,
-                &MigrationApplied { version },
-                &audit::Context::default(),
-            )
-            .await?;
+            let event = MigrationApplied { version };
+            let row = audit::record(&mut tx, &Actor::Operator, &event, &audit::Context::default()).await?;
+            outbox::put(&mut tx, sender, &[tell(&row)]).await?;
             applied.push(version);
         }
     }

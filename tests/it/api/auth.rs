@@ -79,7 +79,7 @@ async fn each_role_may_do_its_part_and_refusals_are_audited() {
     assert!(
         audited
             .iter()
-            .any(|row| row["detail"] == json!({"token": "the-viewer", "permission": "token:write"}))
+            .any(|row| row["detail"] == json!({"token_name": "the-viewer", "permission": "token:write"}))
     );
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openwatch_model::audit::{Actor, HostCreated, MigrationApplied};
+use openwatch_pipeline::trail;
 use openwatch_store::idempotency::{self, Claim};
 use openwatch_store::outbox::{self, OutboxMessage};
 use openwatch_store::retention::{self, Keep};
@@ -26,7 +27,7 @@ async fn migrating_again_does_nothing_and_a_newer_schema_is_refused() {
     let rig = Rig::new().await;
     let url = rig.database.url();
     assert!(schema_state(url, Role::Writer).await.unwrap().is_current());
-    assert_eq!(migrate(url).await.unwrap(), Vec::<i64>::new());
+    assert_eq!(migrate(url, "api", trail::message).await.unwrap(), Vec::<i64>::new());
     assert!(
         rig.number("select count(*) from audit_event where action = 'system.migration.applied'").await >= 7
     );
@@ -34,7 +35,7 @@ async fn migrating_again_does_nothing_and_a_newer_schema_is_refused() {
         .execute(&mut rig.look().await)
         .await
         .unwrap();
-    let refused = migrate(url).await.unwrap_err();
+    let refused = migrate(url, "api", trail::message).await.unwrap_err();
     assert!(matches!(refused, StoreError::SchemaTooNew { found: 9999, .. }), "{refused}");
 }
 

@@ -58,6 +58,40 @@ pub struct ScansArgs {
     pub list: ListArgs,
 }
 
+/// The audit log.
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+    /// Only this code, such as scan.queued, or this category, such as scan
+    #[arg(long)]
+    pub code: Option<String>,
+    /// Only this severity: info, warning, error, critical
+    #[arg(long)]
+    pub severity: Option<String>,
+    /// Only by this actor: a stage, a worker, a token
+    #[arg(long)]
+    pub actor: Option<String>,
+    /// Only about this host
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Only from this cause: the id of a scan or message
+    #[arg(long)]
+    pub cause: Option<String>,
+    /// Not before this moment (RFC 3339, or a date)
+    #[arg(long)]
+    pub since: Option<String>,
+    /// Before this moment (RFC 3339, or a date)
+    #[arg(long)]
+    pub until: Option<String>,
+    /// Most rows (50 when absent, 10000 with --csv); more than a page holds are fetched page by page
+    #[arg(long)]
+    pub limit: Option<u32>,
+    /// Write CSV to stdout; formulas are made harmless
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+}
+
 /// What a person does with an alert.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AlertCommand {

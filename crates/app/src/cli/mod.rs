@@ -89,6 +89,8 @@ pub enum Command {
     Scans(ScansArgs),
     /// What changed, newest first
     Transactions(ListArgs),
+    /// Who did what, newest first
+    Audit(AuditArgs),
 
     /// The public event stream
     #[command(subcommand)]

@@ -1,5 +1,6 @@
 //! The command line as a client of the REST API.
 
+pub mod audit;
 pub mod hosts;
 pub mod look;
 pub mod scan;
@@ -103,14 +104,38 @@ impl Client {
         self.send::<serde::de::IgnoredAny>(Method::DELETE, path, &[], None::<&()>, None).await.map(|_| ())
     }
 
+    /// `GET` of a table, and whether it was cut off.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn csv(&self, path: &str, query: &[(&str, String)]) -> Result<(String, bool), Failure> {
+        let answer = self.answer(Method::GET, path, query, None::<&()>, None).await?;
+        let truncated = answer.headers().get("openwatch-truncated").is_some_and(|value| value == "true");
+        let bytes = body(answer).await?;
+        Ok((String::from_utf8_lossy(&bytes).into_owned(), truncated))
+    }
+
     async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        content: Option<&impl Serialize>,
+        key: Option<&str>,
+    ) -> Result<T, Failure> {
+        let bytes = body(self.answer(method, path, query, content, key).await?).await?;
+        let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+        serde_json::from_slice(bytes).map_err(|e| Failure::new(INTERNAL, e))
+    }
+
+    async fn answer(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, String)],
         body: Option<&impl Serialize>,
         key: Option<&str>,
-    ) -> Result<T, Failure> {
+    ) -> Result<reqwest::Response, Failure> {
         let mut url = format!("{}/api/v1{path}", self.url);
         for (i, (name, value)) in query.iter().enumerate() {
             url.push(if i == 0 { '?' } else { '&' });
@@ -123,17 +148,17 @@ impl Client {
         if let Some(key) = key {
             request = request.header("Idempotency-Key", key);
         }
-        let answer = request.send().await.map_err(|error| {
+        request.send().await.map_err(|error| {
             Failure::unavailable(format!("the API at {} does not answer: {}", self.url, root_cause(&error)))
-        })?;
-        let status = answer.status();
-        let bytes = answer.bytes().await.map_err(|e| Failure::new(UNAVAILABLE, e))?;
-        if status.is_success() {
-            let bytes: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
-            return serde_json::from_slice(bytes).map_err(|e| Failure::new(INTERNAL, e));
-        }
-        Err(refused(status, &bytes))
+        })
     }
+}
+
+/// What a good answer carries.
+async fn body(answer: reqwest::Response) -> Result<Vec<u8>, Failure> {
+    let status = answer.status();
+    let bytes = answer.bytes().await.map_err(|e| Failure::new(UNAVAILABLE, e))?;
+    if status.is_success() { Ok(bytes.into()) } else { Err(refused(status, &bytes)) }
 }
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use openwatch_api::{ApiConfig, Beat, Health, TlsFiles};
 use openwatch_bus::consume::Pulse;
+use openwatch_model::audit::{SystemStarted, SystemStopped};
+use openwatch_pipeline::trail;
+use openwatch_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::connect::store_failure;
 use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
 
 /// A loop that did not go round for this long is dead.
@@ -17,6 +21,8 @@ const LOOP_LIMIT: Duration = Duration::from_secs(60);
 const STAGE_GRACE: Duration = Duration::from_secs(40);
 /// After the stages, how long relays and servers may take to finish.
 const LATE_GRACE: Duration = Duration::from_secs(10);
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The wishes to stop that a process hears: Ctrl-C, and what a service manager sends. Made before anything else, so that
 /// no moment is without.
@@ -69,6 +75,7 @@ pub struct Process {
     stages: JoinSet<(&'static str, Result<(), Failure>)>,
     others: JoinSet<(&'static str, Result<(), Failure>)>,
     pulses: Vec<(Pulse, Beat)>,
+    stores: Vec<Store>,
 }
 
 impl Default for Process {
@@ -87,7 +94,19 @@ impl Process {
             stages: JoinSet::new(),
             others: JoinSet::new(),
             pulses: Vec::new(),
+            stores: Vec::new(),
         }
+    }
+
+    /// Puts on record that a stage began its work with this database, and in the end that it stopped in order.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn told_in(&mut self, store: &Store) -> Result<(), Failure> {
+        let event = SystemStarted { process: store.role().as_str().to_owned(), version: VERSION };
+        trail::process(store, &event).await.map_err(store_failure)?;
+        self.stores.push(store.clone());
+        Ok(())
     }
 
     /// A pulse whose silence makes this process not live.
@@ -178,6 +197,14 @@ impl Process {
                 tracing::warn!(
                     "not every stage ended within the grace period; what was in hand is given back"
                 );
+            }
+            // Before the relays stop: they send this too.
+            for store in &self.stores {
+                let process = store.role().as_str();
+                let event = SystemStopped { process: process.to_owned(), version: VERSION };
+                if let Err(error) = trail::process(store, &event).await {
+                    tracing::warn!(process, %error, "the orderly end is not on record");
+                }
             }
             self.late.cancel();
             let others = async {

@@ -47,6 +47,7 @@ impl Wiring<'_> {
         let bus = connect::bus(self.settings, self.keys, user).await?;
         self.watch_store(role.as_str(), &store);
         self.watch_bus(&bus);
+        self.process.told_in(&store).await?;
         let (relayed, relaying, late) = (store.clone(), bus.clone(), self.process.late.clone());
         let sender = role.as_str();
         self.process.other("relay", relay::run(relayed, relaying, sender, late));

@@ -7,7 +7,7 @@ use openwatch_bus::subject::BUCKET_CORPORA;
 use openwatch_bus::{Profile, User, topology};
 use openwatch_model::audit::{Actor, CorpusPublished};
 use openwatch_pipeline::corpus::publish;
-use openwatch_store::audit::{self, Context};
+use openwatch_pipeline::trail;
 use openwatch_store::corpus::{self, CorpusRow};
 use openwatch_store::{Role, Store, migrate};
 use openwatch_trust::policy::default_policy_yaml;
@@ -188,7 +188,9 @@ async fn serve(
     private: bool,
 ) -> Result<(Process, std::net::SocketAddr), Failure> {
     let url = connect::database_url(settings)?;
-    let applied = migrate(url).await.map_err(|error| connect::store_failure_at(url, error))?;
+    let applied = migrate(url, trail::SENDER, trail::message)
+        .await
+        .map_err(|error| connect::store_failure_at(url, error))?;
     if !applied.is_empty() {
         tracing::info!(migrations = applied.len(), private, "schema brought up to date");
     }
@@ -283,7 +285,7 @@ pub async fn note_publication(
         rules: published.rules,
         key_fingerprint: published.key_fingerprint.clone(),
     };
-    audit::record(&mut tx, &Actor::Operator, &event, &Context::default()).await.map_err(store_failure)?;
+    trail::operator(&mut tx, &published.digest, &event).await.map_err(store_failure)?;
     tx.commit().await.map_err(store_failure)?;
     tracing::info!(digest = published.digest, rules = published.rules, "corpus published");
     Ok(published)

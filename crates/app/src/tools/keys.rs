@@ -1,8 +1,8 @@
 //! `keys init` and `keys issue`.
 
 use openwatch_model::audit::{Actor, ApiKeyCreated};
+use openwatch_pipeline::trail;
 use openwatch_store::Role;
-use openwatch_store::audit::{self, Context};
 use openwatch_store::token::{self, NewToken};
 use openwatch_trust::token::ApiToken;
 
@@ -66,7 +66,7 @@ pub async fn mint(store: &openwatch_store::Store, name: &str, file: &std::path::
         .await
         .map_err(|e| Failure::usage(format!("cannot make token `{name}`: {e}")))?;
     let event = ApiKeyCreated { name: name.to_owned(), role: "admin".to_owned() };
-    audit::record(&mut tx, &actor, &event, &Context::default()).await.map_err(connect::store_failure)?;
+    trail::operator(&mut tx, &format!("token {name}"), &event).await.map_err(connect::store_failure)?;
     if file.exists() {
         return Err(Failure::usage(format!("{} is there already; name another file", file.display())));
     }

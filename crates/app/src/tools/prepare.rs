@@ -2,6 +2,7 @@
 
 use openwatch_api::dto::HealthReport;
 use openwatch_bus::{Profile, User, topology};
+use openwatch_pipeline::trail;
 use openwatch_store::migrate as run_migrations;
 
 use crate::cli::{ConfigCommand, DatabaseArgs, DeadLetterCommand, DoctorArgs, TopologyCommand};
@@ -17,7 +18,9 @@ use crate::run::connect::{self, bus_failure};
 pub async fn migrate(args: DatabaseArgs) -> Result<(), Failure> {
     let settings = load(Flags::of_database(args))?;
     let url = connect::database_url(&settings)?;
-    let applied = run_migrations(url).await.map_err(|error| connect::store_failure_at(url, error))?;
+    let applied = run_migrations(url, trail::SENDER, trail::message)
+        .await
+        .map_err(|error| connect::store_failure_at(url, error))?;
     match applied.last() {
         Some(last) => {
             table::line(&format!("{} migrations applied; the schema is at version {last}", applied.len()))

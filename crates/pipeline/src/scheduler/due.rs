@@ -50,7 +50,10 @@ pub(super) async fn fall_due(
             let cleared = schedule::sweep(&mut tx).await?;
             let audits: Vec<_> =
                 cleared.into_iter().map(|moved| updated(moved, "maintenance_cleared")).collect();
-            tick.audit_many(&mut tx, &audits).await?;
+            // With this `tx`, which is not always the one that ends the tick.
+            let mut out = Out::new(STAGE, Uuid::now_v7().to_string()).under(&policy.version);
+            out.audit_many(&mut tx, &audits).await?;
+            out.flush(&mut tx).await?;
             counts = Some(schedule::counts(&mut tx, &policy.maintenance).await?);
         }
         let room = window.room(policy.dispatch_per_minute);

@@ -19,6 +19,9 @@ use crate::out::Out;
 pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str) -> Next {
     let filed = async {
         let mut tx = writer.store.begin().await?;
+        if !first_time(&mut tx, message).await? {
+            return Ok(());
+        }
         let mut out = Out::new(STAGE, message.message_id().unwrap_or(&message.subject)).traced(message.trace);
         file(&mut tx, &mut out, message, reason).await?;
         out.commit(tx).await
@@ -27,6 +30,11 @@ pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str
         Ok(()) => Next::Done,
         Err(error) => next(error),
     }
+}
+
+/// Whether this message is refused for the first time: delivered again, it is neither told nor filed again.
+async fn first_time(tx: &mut Tx<'_>, message: &Message) -> Result<bool, StoreError> {
+    inbox::first_time(tx, STAGE, &format!("refused {} {}", message.stream, message.sequence)).await
 }
 
 async fn file(tx: &mut Tx<'_>, out: &mut Out, message: &Message, reason: &str) -> Result<(), StoreError> {
@@ -75,6 +83,9 @@ pub(super) async fn audit(
 pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanResult) -> Result<(), Trouble> {
     keep_stored(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
+    if !first_time(&mut tx, message).await? {
+        return Ok(());
+    }
     let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
     audit(&mut tx, &mut out, result, "scan_id_conflict", None).await?;
     file(&mut tx, &mut out, message, "its scan is unknown or belongs to another host").await?;
@@ -93,6 +104,9 @@ pub(super) async fn unacceptable(
 ) -> Result<(), Trouble> {
     keep_stored(writer, message).await.map_err(Trouble::Bus)?;
     let mut tx = writer.store.begin().await?;
+    if !first_time(&mut tx, message).await? {
+        return Ok(());
+    }
     let Ending::Open(open) = end::open(&mut tx, result.scan, Some(result.host)).await? else { return Ok(()) };
     let mut out = Out::new(STAGE, result.scan.to_string())
         .by(Actor::Worker(result.worker.clone()))

@@ -75,8 +75,8 @@ pub struct Connection {
     pub(crate) route: Route,
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) round_trip: Duration,
-    /// Set once the host has begun an execution and sends small packets as they come.
-    pub(crate) relaxed: Arc<AtomicBool>,
+    /// Set while lanes run and small packets come all the time.
+    pub(crate) steady: Arc<AtomicBool>,
     key: KnownKey,
     first_contact: bool,
 }
@@ -133,7 +133,7 @@ impl Route {
         let stream = dial::dial(&self.target.address, self.target.port, self.limits.connect)
             .await
             .map_err(Attempt::Final)?;
-        let (round_trip, relaxed) = (stream.round_trip, stream.relaxed.clone());
+        let (round_trip, steady) = (stream.round_trip, stream.steady.clone());
         let seen = Arc::new(Mutex::new(Seen::default()));
         let guard = Guard { peer: peer.clone(), policy: self.policy.clone(), seen: seen.clone() };
         let config = Arc::new(russh::client::Config {
@@ -164,7 +164,7 @@ impl Route {
         let key = key.ok_or_else(|| {
             Attempt::Final(RemoteError::HandshakeFailed { peer, detail: "the host showed no key".into() })
         })?;
-        Ok(Connection { handle, route: self.clone(), seen, round_trip, relaxed, key, first_contact })
+        Ok(Connection { handle, route: self.clone(), seen, round_trip, steady, key, first_contact })
     }
 
     fn is_pinned(&self) -> bool {

@@ -30,6 +30,7 @@ mod run;
 mod script;
 mod session;
 mod shell;
+mod wire;
 
 pub use connection::{Connection, Limits, Target, connect};
 pub use error::RemoteError;

@@ -12,6 +12,7 @@ use crate::guard::{Guard, lock};
 use crate::pairing::Pairing;
 use crate::script::{self, Item, Nonce, Remains};
 use crate::shell::{self, NotOpen, Shell};
+use crate::wire::SIP;
 
 /// Tries for a session slot that another execution is about to free.
 const SLOT_TRIES: u32 = 5;
@@ -27,7 +28,7 @@ pub(crate) struct Pass<'a, 'p> {
     pub(crate) wrapper: Wrapper,
     pub(crate) lanes: u8,
     pub(crate) round_trip: Duration,
-    pub(crate) relaxed: &'a AtomicBool,
+    pub(crate) steady: &'a AtomicBool,
     pub(crate) hello: Duration,
     /// No process of ours on the target outlives this.
     pub(crate) budget: Duration,
@@ -127,7 +128,7 @@ impl Pass<'_, '_> {
         let mut board = lock(self.board);
         match opened {
             Ok(shell) => {
-                self.relaxed.store(true, Ordering::Relaxed);
+                self.steady.store(matches!(mode, Mode::Batch), Ordering::Relaxed);
                 let remains = Remains { group: shell.hello.group, spool };
                 if !matches!(mode, Mode::Burial) {
                     board.live.insert(number, remains.clone());
@@ -157,9 +158,9 @@ impl Pass<'_, '_> {
     }
 
     /// How many commands that take this long have to be underway for a lane not to run dry: hearing of one and sending
-    /// another takes a round trip, and answers come in bursts.
+    /// another takes a round trip and a sip, and answers come in bursts.
     pub(crate) fn ahead(&self, pace: Duration) -> usize {
-        (self.round_trip * 2).div_duration_f64(pace.max(LIKELY_PACE / 2)).ceil() as usize
+        (self.round_trip * 2 + SIP).div_duration_f64(pace.max(LIKELY_PACE / 2)).ceil() as usize
     }
 
     /// Opens a lane and drives it to its end.

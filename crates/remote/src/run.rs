@@ -2,6 +2,7 @@
 //! is no point in going on.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -107,7 +108,7 @@ async fn reconnect(
             session.connection.handle = fresh.connection.handle;
             session.connection.seen = fresh.connection.seen;
             session.connection.round_trip = fresh.connection.round_trip;
-            session.connection.relaxed = fresh.connection.relaxed;
+            session.connection.steady = fresh.connection.steady;
             Ok(true)
         }
         // What came back is not the host we measured: nothing of it may be kept.
@@ -191,7 +192,7 @@ impl<'p> Runner<'_, 'p> {
             wrapper,
             lanes: self.options.lanes.max(1),
             round_trip: self.session.connection.round_trip,
-            relaxed: &self.session.connection.relaxed,
+            steady: &self.session.connection.steady,
             hello: self.session.connection.route.limits.hello,
             budget: left + Duration::from_secs(5),
             tag: self.tag,
@@ -279,6 +280,8 @@ impl<'p> Runner<'_, 'p> {
         let mut restarts = 0;
         let pass = &self.shared(elevation, wrapper);
         let hellos = lock(self.board).hellos;
+        // Opening a lane is a chain of round trips.
+        pass.steady.store(false, Ordering::Relaxed);
         let mut began = first.is_some();
         let mut refused = None;
         let end = {

@@ -41,7 +41,14 @@ pub(crate) async fn login(door: &Door) -> anyhow::Result<Session> {
     Ok(connection.login(&secret(door)).await?)
 }
 
+/// In a task of its own, as the executor does it: on the thread that waits for this program's end every packet would
+/// wake two threads.
 pub(crate) async fn scan(door: &Door, plan: &Plan, lanes: u8) -> anyhow::Result<Run> {
+    let (door, plan) = (door.clone(), plan.clone());
+    tokio::spawn(async move { scan_here(&door, &plan, lanes).await }).await?
+}
+
+async fn scan_here(door: &Door, plan: &Plan, lanes: u8) -> anyhow::Result<Run> {
     let (since, used) = (Instant::now(), gauge::cpu());
     let mut session = login(door).await?;
     let options = RunOptions { lanes, ..RunOptions::within(Duration::from_secs(300)) };

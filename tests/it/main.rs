@@ -14,6 +14,7 @@ mod bus;
 mod compose;
 mod drift;
 mod executor;
+mod gentle;
 mod layering;
 mod liveness;
 mod private;

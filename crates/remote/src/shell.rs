@@ -78,7 +78,8 @@ pub(crate) async fn open(
         Err(why) => {
             // First the reading half, so that a full buffer cannot keep the library from sending the rest.
             drop(opening);
-            abandon(&write, true).await;
+            // sudo is left to note the failed attempt in its log and to end by itself.
+            abandon(&write, !matches!(why, NotOpen::WrongPassword)).await;
             Err(why)
         }
     }

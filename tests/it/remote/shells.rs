@@ -71,7 +71,7 @@ fn shell(name: &str) -> Option<PathBuf> {
 #[tokio::test]
 async fn login_shells_of_all_kinds() {
     proves("AC-01");
-    let names = ["sh", "dash", "bash", "mksh", "ksh", "zsh", "fish", "tcsh", "busybox"];
+    let names = ["sh", "dash", "bash", "mksh", "ksh93", "zsh", "fish", "tcsh", "busybox"];
     let each = names.iter().zip(7101..).map(|(name, word)| async move {
         let Some(path) = shell(name) else { return };
         let path = path.display().to_string();
@@ -89,7 +89,7 @@ async fn other_shells_as_bin_sh() {
     if !can_remake() {
         return;
     }
-    let names = ["bash", "mksh", "ksh", "zsh", "busybox"];
+    let names = ["bash", "mksh", "ksh93", "zsh", "busybox"];
     let each = names.iter().zip(7121..).map(|(name, word)| async move {
         let Some(path) = shell(name) else { return };
         behaves(&Options::new().bin_sh(&path).start(), name, word).await;

@@ -47,6 +47,11 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
             End::Gone => return Ok(PassEnd::Gone),
             End::NotOpen(NotOpen::NoSlot) => return Ok(PassEnd::NoSlot),
             End::NotOpen(NotOpen::Gone) => return Ok(PassEnd::Gone),
+            End::NotOpen(NotOpen::WrongPassword) => {
+                let peer = runner.session.connection.route.target.peer();
+                let user = runner.session.connection.route.target.user.clone();
+                return Err(RemoteError::SudoPasswordWrong { peer, user });
+            }
             End::NotOpen(_) if worked => {
                 let mut board = lock(runner.board);
                 let turns = board.take_up_to(1);

@@ -335,6 +335,11 @@ impl<'p> Runner<'_, 'p> {
                     End::Aborted | End::Finished => {}
                     End::NotOpen(_) if !ends.is_empty() || !more => {}
                     End::NotOpen(NotOpen::NoSlot) => break PassEnd::NoSlot,
+                    // It was right a moment ago; trying until it is again would lock the account.
+                    End::NotOpen(NotOpen::WrongPassword) => {
+                        lock(self.board).lose_rest(Lost::Connection);
+                        break PassEnd::Settled;
+                    }
                     End::NotOpen(_) => {
                         lock(self.board).count_abort();
                         ends.push(Box::pin(run(number, true)));

@@ -95,7 +95,14 @@ impl Served {
             let store = asked.clone();
             async move { store.ping().await.map_err(|error| error.to_string()) }
         });
-        let deps = ApiDeps { store, keys, health: health.clone(), metrics: None, private_webhooks: false };
+        let deps = ApiDeps {
+            store,
+            keys,
+            health: health.clone(),
+            metrics: None,
+            private_webhooks: false,
+            inspect_key: openwatch_app::run::stages::inspect_key,
+        };
         let config =
             ApiConfig { listen: "127.0.0.1:0".parse().unwrap(), tls: None, plain_beyond_loopback: false };
         let (told, address) = oneshot::channel();

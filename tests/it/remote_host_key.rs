@@ -47,10 +47,14 @@ async fn known_and_tofu() {
 }
 
 #[tokio::test]
-async fn unknown_is_refused_before_dialling() {
-    // Nobody listens there; had it dialled, it would say so.
-    let error = try_connect(1, &policy(HostKeyMode::RequireKnown, &[])).await.expect_err("unknown");
+async fn unknown_is_refused_before_login_and_says_what_it_saw() {
+    let sshd = Options::new().start();
+    let error = try_connect(sshd.port(), &policy(HostKeyMode::RequireKnown, &[])).await.expect_err("unknown");
     assert_eq!(error.reason(), FailureReason::HostKeyUnknown);
+    let key = &sshd.host_keys()[0];
+    assert_eq!(error.shown_key(), Some(key));
+    assert!(error.to_string().contains(&fingerprint(key).expect("a fingerprint")), "{error}");
+    assert_no_authentication(&sshd);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ fn new_host(name: &str) -> NewHost {
         username: Some("scan".into()),
         sudo: SudoMode::Sudo,
         credential: None,
+        jump: None,
         labels: BTreeMap::from([("env".into(), "prod".into())]),
     }
 }

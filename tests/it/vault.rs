@@ -218,7 +218,8 @@ async fn only_the_current_attempt_of_an_open_scan_is_answered() {
     let keys = ExecutorKeys::load(&fleet.keys("executor").join("executor.json")).unwrap();
     let key = EphemeralKey::generate();
     let scan = ScanId(scan.parse().unwrap());
-    let good = Request { scan, attempt: 1, tag, public_key: key.public().to_vec(), worker: "test".into() };
+    let public_key = key.public().to_vec();
+    let good = Request { scan, attempt: 1, tag, public_key, worker: "test".into(), jump: None };
 
     let other_tag = Request { tag: "00".repeat(32), ..good.clone() };
     let no_tag = Request { tag: "not hex".into(), ..good.clone() };

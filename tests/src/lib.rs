@@ -11,7 +11,6 @@ pub mod database;
 pub mod nats;
 pub mod program;
 pub mod proxy;
-pub mod scripted;
 pub mod sshd;
 pub mod stack;
 pub mod stages;

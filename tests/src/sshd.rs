@@ -42,8 +42,7 @@ pub struct Options {
     host_keys: Vec<KeyKind>,
     config: Vec<String>,
     user: Option<String>,
-    machine: Option<String>,
-    host_certificate: bool,
+    hosts: Option<String>,
 }
 
 impl Options {
@@ -78,32 +77,25 @@ impl Options {
         self
     }
 
+    /// Gives this server an `/etc/hosts` of its own, which nobody else sees: names that only it can resolve. `None`, with a
+    /// printed line, where that is not possible.
+    pub fn hosts(mut self, lines: &str) -> Option<Self> {
+        let alone = Command::new("unshare").args(["-m", "true"]).stderr(Stdio::null()).status();
+        if !is_root() || !alone.is_ok_and(|status| status.success()) {
+            eprintln!(
+                "skipped: needs root and a mount namespace for a name that only one server can resolve"
+            );
+            return None;
+        }
+        self.hosts = Some(lines.to_owned());
+        Some(self)
+    }
+
     /// Lets this account in instead of the current user. Needs root.
     #[must_use]
     pub fn user(mut self, user: &TempUser) -> Self {
         self.user = Some(user.name.clone());
         self
-    }
-
-    /// Lets it run on a machine of its own making: a shell script of mounts that only the server and its sessions see, run
-    /// as root before it starts. `$OW_DIR` is the server's directory, which lies outside of `/tmp`. See [`can_remake`].
-    #[must_use]
-    pub fn machine(mut self, script: impl Into<String>) -> Self {
-        self.machine = Some(script.into());
-        self
-    }
-
-    /// Another program as `/bin/sh`.
-    #[must_use]
-    pub fn bin_sh(self, shell: &Path) -> Self {
-        self.machine(format!("mount --bind {} \"$(readlink -f /bin/sh)\"", shell.display()))
-    }
-
-    /// Offers its host key only inside a certificate.
-    #[must_use]
-    pub fn host_certificate_only(mut self) -> Self {
-        self.host_certificate = true;
-        self.config("HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com")
     }
 
     /// Starts it.
@@ -132,10 +124,7 @@ impl Sshd {
         let sshd = find("sshd").unwrap_or_else(|| {
             panic!("no sshd found; install the OpenSSH server (Debian: apt-get install openssh-server; Fedora: dnf install openssh-server); it need not run")
         });
-        let mut place = tempfile::Builder::new();
-        place.prefix("ow-sshd-");
-        let place = if options.machine.is_some() { place.tempdir_in("/var/tmp") } else { place.tempdir() };
-        let dir = place.expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("ow-sshd-").tempdir().expect("a temporary directory");
         // sshd looks for authorized keys as the user who logs in.
         allow_search(dir.path());
         let kinds = if options.host_keys.is_empty() { vec![KeyKind::Ed25519] } else { options.host_keys };
@@ -145,9 +134,6 @@ impl Sshd {
             let path = dir.path().join(format!("host_{}", kind.name()));
             host_keys.push(generate_key(&path, kind.name()));
             config.push_str(&format!("HostKey {}\n", path.display()));
-        }
-        if options.host_certificate {
-            config.push_str(&format!("HostCertificate {}\n", certify(dir.path()).display()));
         }
         let client = dir.path().join("client");
         generate_key(&client, "ed25519");
@@ -169,7 +155,7 @@ impl Sshd {
         }
         let private_key = fs::read_to_string(&client).expect("client key");
         let user = options.user.unwrap_or_else(current_user);
-        let (child, port) = launch(&sshd, dir.path(), &config, options.machine.as_deref());
+        let (child, port) = launch(&sshd, dir.path(), &config, options.hosts.as_deref());
         Self { dir, child, port, user, host_keys, private_key }
     }
 
@@ -226,18 +212,20 @@ impl Drop for Sshd {
     }
 }
 
-fn launch(sshd: &Path, dir: &Path, config: &str, machine: Option<&str>) -> (Child, u16) {
+fn launch(sshd: &Path, dir: &Path, config: &str, hosts: Option<&str>) -> (Child, u16) {
     for _ in 0..5 {
         // Free a moment ago; should another take it first, the next round finds another.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let path = dir.join("sshd_config");
         fs::write(&path, format!("ListenAddress 127.0.0.1:{port}\n{config}")).expect("sshd_config");
-        let mut command = match machine {
+        let mut command = match hosts {
             None => Command::new(sshd),
-            Some(script) => {
+            Some(lines) => {
+                let file = dir.join("hosts");
+                fs::write(&file, lines).expect("hosts");
                 let mut command = Command::new("unshare");
-                command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-                command.arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(sshd).env("OW_DIR", dir);
+                let run = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
+                command.args(["-m", "sh", "-c", run, "sh"]).arg(file).arg(sshd);
                 command
             }
         };
@@ -264,28 +252,6 @@ fn launch(sshd: &Path, dir: &Path, config: &str, machine: Option<&str>) -> (Chil
         let _ = child.wait();
     }
     panic!("sshd did not come up: {}", fs::read_to_string(dir.join("log")).unwrap_or_default());
-}
-
-/// Signs the server's ed25519 key with an authority made for it.
-fn certify(dir: &Path) -> PathBuf {
-    let authority = dir.join("authority");
-    generate_key(&authority, "ed25519");
-    let key = dir.join("host_ed25519.pub");
-    let mut sign = Command::new("ssh-keygen");
-    sign.args(["-q", "-h", "-I", "host", "-n", "127.0.0.1", "-s"]).arg(&authority).arg(&key);
-    run(&mut sign);
-    dir.join("host_ed25519-cert.pub")
-}
-
-/// Whether a server can be given a machine of its own making; prints why not.
-pub fn can_remake() -> bool {
-    let mut probe = Command::new("unshare");
-    probe.args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/mnt"]);
-    let able = is_root() && probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-    if !able {
-        eprintln!("skipped: needs root and mount namespaces to change the machine under a server");
-    }
-    able
 }
 
 /// Makes a key pair without passphrase and returns the public half.

@@ -164,6 +164,7 @@ impl Stages {
             username: Some("root".to_owned()),
             sudo: SudoMode::None,
             credential: None,
+            jump: None,
             labels: [].into(),
         };
         let api = self.world.store(Role::Api).await;
@@ -187,6 +188,7 @@ impl Stages {
             name: "key".to_owned(),
             username: sshd.user().to_owned(),
             auth_method: AuthMethod::SshKey,
+            key: None,
             is_default: true,
             sealed: api_keys.seal_credential(&secret, id).expect("a key to seal to"),
         };

@@ -36,7 +36,7 @@ pub use health::{Beat, Health};
 pub use openapi::document;
 pub use router::{health_router, router};
 pub use server::{ApiConfig, ApiError, TlsFiles};
-pub use state::ApiDeps;
+pub use state::{ApiDeps, InspectKey};
 pub use trail::SENDER;
 
 /// Serves the API until `shutdown`, then lets answers finish. `bound` is told the address, once.

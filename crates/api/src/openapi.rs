@@ -8,8 +8,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::routes::{
-    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, hosts, scans, status,
-    tokens, transactions,
+    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
+    scans, status, tokens, transactions,
 };
 use crate::{dto, router};
 
@@ -21,8 +21,8 @@ use crate::{dto, router};
             Listings are paged: give `next_cursor` back as `cursor`. Unknown fields and parameters are refused."
     ),
     paths(
-        hosts::list, host_changes::create, host_changes::import, hosts::show, host_changes::remove, host_changes::accept_key, hosts::rules,
-        credentials::list, credentials::create, credentials::remove,
+        hosts::list, host_changes::create, host_changes::import, hosts::show, host_edit::change, host_changes::remove, host_keys::list, host_keys::accept, hosts::rules,
+        credentials::list, credentials::create, credentials::show, credentials::change, credentials::remove,
         ask::create, ask::create_for_host, scans::list, scans::show, scans::evidence,
         status::show, transactions::list, drift::list,
         alerts::list, alerts::show, alert_moves::acknowledge, alert_moves::silence, alert_moves::unsilence, alert_moves::resolve,
@@ -52,7 +52,9 @@ struct Names;
 impl Modify for Names {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         for item in openapi.paths.paths.values_mut() {
-            for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            for operation in
+                [&mut item.get, &mut item.post, &mut item.patch, &mut item.delete].into_iter().flatten()
+            {
                 let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
                 let name = operation.operation_id.take().unwrap_or_default();
                 operation.operation_id = Some(format!("{tag}_{name}"));

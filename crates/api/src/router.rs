@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -19,15 +19,15 @@ use crate::guard::need;
 use crate::health::Health;
 use crate::openapi;
 use crate::routes::{
-    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, hosts, scans, status,
-    tokens, transactions,
+    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
+    scans, status, tokens, transactions,
 };
 use crate::state::{Api, ApiDeps};
 
 /// Everything the API answers.
 pub fn router(deps: ApiDeps) -> Router {
-    let ApiDeps { store, keys, health, metrics, private_webhooks } = deps;
-    let api = Arc::new(Api { store, keys, private_webhooks });
+    let ApiDeps { store, keys, health, metrics, private_webhooks, inspect_key } = deps;
+    let api = Arc::new(Api { store, keys, private_webhooks, inspect_key });
     let v1 = guarded(&api).with_state(api);
     enveloped(
         Router::new()
@@ -60,9 +60,12 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/hosts:import", may(P::HostWrite, post(host_changes::import)))
         .route(
             "/hosts/{host}",
-            may(P::HostRead, get(hosts::show)).merge(may(P::HostDelete, delete(host_changes::remove))),
+            may(P::HostRead, get(hosts::show))
+                .merge(may(P::HostWrite, patch(host_edit::change)))
+                .merge(may(P::HostDelete, delete(host_changes::remove))),
         )
-        .route("/hosts/{host}/accept-key", may(P::HostKeyAccept, post(host_changes::accept_key)))
+        .route("/hosts/{host}/accept-key", may(P::HostKeyAccept, post(host_keys::accept)))
+        .route("/hosts/{host}/keys", may(P::HostRead, get(host_keys::list)))
         .route("/hosts/{host}/rules", may(P::HostRead, get(hosts::rules)))
         .route("/hosts/{host}/scans", may(P::ScanExecute, post(ask::create_for_host)))
         .route(
@@ -70,7 +73,11 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             may(P::CredentialRead, get(credentials::list))
                 .merge(may(P::CredentialWrite, post(credentials::create))),
         )
-        .route("/credentials/{credential}", may(P::CredentialWrite, delete(credentials::remove)))
+        .route(
+            "/credentials/{credential}",
+            may(P::CredentialRead, get(credentials::show))
+                .merge(may(P::CredentialWrite, patch(credentials::change).delete(credentials::remove))),
+        )
         .route("/scans", may(P::ScanRead, get(scans::list)).merge(may(P::ScanExecute, post(ask::create))))
         .route("/scans/{id}", may(P::ScanRead, get(scans::show)))
         .route("/scans/{id}/rules/{rule}/evidence", may(P::ScanRead, get(scans::evidence)))

@@ -6,6 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use metrics_exporter_prometheus::PrometheusHandle;
 use openwatch_model::audit::Actor;
+use openwatch_model::credential::KeyFacts;
 use openwatch_store::audit::Context;
 use openwatch_store::{Store, StoreError, Tx};
 use openwatch_trust::ApiKeys;
@@ -28,13 +29,19 @@ pub struct ApiDeps {
     pub metrics: Option<PrometheusHandle>,
     /// Webhooks may go to private addresses and over plain HTTP: for one machine and for tests.
     pub private_webhooks: bool,
+    /// Judges a private key and its passphrase: what may be told of it, or what is wrong with it. The API knows no SSH.
+    pub inspect_key: InspectKey,
 }
+
+/// See [`ApiDeps::inspect_key`].
+pub type InspectKey = fn(&str, Option<&str>) -> Result<KeyFacts, String>;
 
 /// The state behind the routes.
 pub(crate) struct Api {
     pub(crate) store: Store,
     pub(crate) keys: watch::Receiver<Arc<ApiKeys>>,
     pub(crate) private_webhooks: bool,
+    pub(crate) inspect_key: InspectKey,
 }
 
 /// The state, as handlers take it.
@@ -122,6 +129,10 @@ fn refused(constraint: &str) -> Option<Failure> {
     match constraint {
         "host_credential_id_fkey" => {
             Some(Failure::new(Code::CredentialInUse, "hosts name it; give them another credential first"))
+        }
+        "host_jump_fkey" => {
+            let detail = "a jump host is dialled directly: it has none itself, and a host that others go through gets none";
+            Some(Failure::field(Code::HostJump, "/jump", detail))
         }
         _ => None,
     }

@@ -159,6 +159,8 @@ registry! {
     CredentialRefused "credential.refused" Warning { scan_id: Option<ScanId>, reason: String, worker: String }
     /// A credential was stored.
     CredentialCreated "credential.created" Info { credential_id: CredentialId, name: String, auth_method: &'static str }
+    /// A credential was changed; whether its secret was.
+    CredentialUpdated "credential.updated" Info { credential_id: CredentialId, name: String, secret_rotated: bool }
     /// A credential was removed.
     CredentialDeleted "credential.deleted" Info { credential_id: CredentialId, name: String }
     /// A credential was encrypted by the vault.
@@ -166,10 +168,12 @@ registry! {
 
     /// A host was registered.
     HostCreated "host.created" Info { host_id: HostId, name: String }
+    /// How a host is reached was changed.
+    HostUpdated "host.updated" Info { host_id: HostId, name: String, changed: Vec<String> }
     /// A host was removed.
     HostDeleted "host.deleted" Info { host_id: HostId, name: String }
     /// A host key was put on record.
-    HostKeyAccepted "host_key.accepted" Info { host_id: HostId, algorithm: String, fingerprint: String, accepted_by: String }
+    HostKeyAccepted "host_key.accepted" Info { host_id: HostId, algorithm: String, fingerprint: String, replaced: Option<String>, accepted_by: String }
     /// A host shows another key than the one on record.
     HostKeyChanged "host_key.changed" Critical { host_id: HostId, scan_id: ScanId }
 

@@ -29,6 +29,19 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// What may be told of a private key (CRD-11).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFacts {
+    /// SSH algorithm name, such as `ssh-ed25519`.
+    pub algorithm: String,
+    /// Size.
+    pub bits: u32,
+    /// `SHA256:...` of its public half, as `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+    /// The comment in the key file; often empty.
+    pub comment: String,
+}
+
 /// Which secrets a credential carries (CRD-06).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -14,7 +14,6 @@ pub mod alert;
 pub mod audit;
 pub mod credential;
 pub mod drift;
-pub mod harmless;
 pub mod host;
 pub mod ids;
 pub mod liveness;

@@ -131,10 +131,27 @@ pub struct Job {
     pub host_key_mode: HostKeyMode,
     /// Keys on record for this address and port.
     pub known_keys: Vec<KnownKey>,
+    /// The host to go through; absent when it is dialled directly.
+    pub jump: Option<Jump>,
     /// SHA-256 of the corpus, hex.
     pub corpus: String,
     /// Variables that differ from the corpus's defaults.
     pub variables: BTreeMap<String, String>,
+}
+
+/// The host that another one is reached through. It has a credential and host keys of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// That host.
+    pub host: HostId,
+    /// Address to dial.
+    pub address: String,
+    /// SSH port.
+    pub port: u16,
+    /// Login user there.
+    pub user: String,
+    /// Keys on record for that address and port.
+    pub known_keys: Vec<KnownKey>,
 }
 
 /// Oldest a job may be when a worker takes it (JOB-11).
@@ -394,6 +411,10 @@ pub struct ScanResult {
     pub corpus: String,
     /// A key accepted on first contact under tofu.
     pub learned_key: Option<KnownKey>,
+    /// The same of the jump host, and which host that was.
+    pub learned_jump_key: Option<(HostId, KnownKey)>,
+    /// A key that was shown and not believed: for a person to judge, never trusted for having been shown.
+    pub shown_key: Option<KnownKey>,
     /// The end of it.
     pub verdict: Verdict,
 }

@@ -60,7 +60,7 @@ pub(crate) async fn fail(
 }
 
 /// A host shows another key than the one on record: audit and event.
-pub(crate) async fn key_changed(tx: &mut Tx<'_>, out: &mut Out, open: &OpenScan) -> Result<(), StoreError> {
+async fn key_changed(tx: &mut Tx<'_>, out: &mut Out, open: &OpenScan) -> Result<(), StoreError> {
     out.audit(tx, &HostKeyChangedAudit { host_id: open.host, scan_id: open.scan }).await?;
     let changed = HostKeyChanged { host_id: open.host, scan_id: open.scan, host_number: open.number };
     out.event(tx, Some(open.host), changed);

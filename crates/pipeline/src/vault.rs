@@ -15,7 +15,7 @@ use openwatch_model::credential::Secret;
 use openwatch_store::credential::{self, StoredCredential, StoredSecret};
 use openwatch_store::vault::{self as attempts, Attempt};
 use openwatch_store::{Store, StoreError, Tx, listen};
-use openwatch_trust::seal::seal_release;
+use openwatch_trust::seal::{seal_jump, seal_release};
 use openwatch_trust::{Signed, Tag, VaultKeys};
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,7 @@ enum Refusal {
     ScanClosed,
     StaleAttempt,
     TagMismatch,
+    RouteChanged,
     NoCredential,
     DecryptionFailed,
     Unavailable,
@@ -66,6 +67,7 @@ impl Refusal {
             Self::ScanClosed => "scan_closed",
             Self::StaleAttempt => "stale_attempt",
             Self::TagMismatch => "tag_mismatch",
+            Self::RouteChanged => "route_changed",
             Self::NoCredential => "no_credential",
             Self::DecryptionFailed => "credential_decryption_failed",
             Self::Unavailable => "unavailable",
@@ -140,17 +142,24 @@ impl Vault {
         if let Err(refusal) = judge(&attempt, request) {
             return Ok(Err(refusal));
         }
-        let Some(stored) = attempt.credential else { return Ok(Err(Refusal::NoCredential)) };
+        // Whose secret it is: that of the scanned host, or of the one it is reached through.
+        let (host, stored) = match request.jump {
+            None => (attempt.host, attempt.credential),
+            Some(jump) => (jump, credential::resolve(&mut tx, jump).await?),
+        };
+        let Some(stored) = stored else { return Ok(Err(Refusal::NoCredential)) };
         let Some(secret) = self.open(&mut tx, &stored).await? else {
             return Ok(Err(Refusal::DecryptionFailed));
         };
         let Ok(public) = request.public_key.as_slice().try_into() else {
             return Ok(Err(Refusal::BadRequest));
         };
-        let result_key = self.keys.result_key(request.scan, request.attempt);
-        let Ok(sealed) = seal_release(public, &secret, &result_key, request.scan, request.attempt) else {
-            return Ok(Err(Refusal::BadRequest));
+        let (scan, number) = (request.scan, request.attempt);
+        let sealed = match request.jump {
+            None => seal_release(public, &secret, &self.keys.result_key(scan, number), scan, number),
+            Some(jump) => seal_jump(public, &secret, scan, number, jump),
         };
+        let Ok(sealed) = sealed else { return Ok(Err(Refusal::BadRequest)) };
         attempts::granted(&mut tx, request.scan).await?;
         let mut out = Out::new(STAGE, request.scan.to_string());
         out.audit(
@@ -158,7 +167,7 @@ impl Vault {
             &CredentialReleased {
                 credential_id: stored.id,
                 scan_id: request.scan,
-                host_id: attempt.host,
+                host_id: host,
                 attempt: request.attempt,
                 worker: clip(&request.worker),
             },
@@ -292,8 +301,13 @@ fn judge(attempt: &Attempt, request: &Request) -> Result<(), Refusal> {
     let stored = attempt.tag.as_deref().and_then(|tag| <[u8; 32]>::try_from(tag).ok()).map(Tag::from_bytes);
     let asked = request.tag.parse::<Tag>().ok();
     match (stored, asked) {
-        (Some(stored), Some(asked)) if stored == asked => Ok(()),
-        _ => Err(Refusal::TagMismatch),
+        (Some(stored), Some(asked)) if stored == asked => {}
+        _ => return Err(Refusal::TagMismatch),
+    }
+    // The job names the way that was set when it was signed; a secret goes only the way that is set now.
+    match request.jump {
+        Some(jump) if attempt.jump != Some(jump) => Err(Refusal::RouteChanged),
+        _ => Ok(()),
     }
 }
 

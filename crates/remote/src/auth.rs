@@ -4,21 +4,20 @@ use std::sync::Arc;
 
 use openwatch_model::credential::Secret;
 use russh::client::{AuthResult, KeyboardInteractiveAuthResponse};
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use russh::keys::{HashAlg, PrivateKey, PrivateKeyWithHashAlg};
 use russh::{MethodKind, MethodSet};
 
 use crate::connection::Connection;
 use crate::error::RemoteError;
 use crate::guard::lock;
-use crate::session::Session;
+use crate::private_key::parse_key;
 
-/// Smallest RSA key that may log in.
-const RSA_BITS: u32 = 2048;
 /// Rounds of questions answered before giving up on a host that never stops asking.
 const ROUNDS: usize = 5;
 
-pub(crate) async fn login(connection: Connection, secret: &Secret) -> Result<Session, RemoteError> {
-    let peer = connection.route.target.peer();
+/// Logs in, and gives the connection back as one that was let in.
+pub(crate) async fn authenticate(connection: Connection, secret: &Secret) -> Result<Connection, RemoteError> {
+    let peer = connection.route.peer.clone();
     let limit = connection.route.limits.login;
     let key = secret
         .private_key
@@ -30,7 +29,7 @@ pub(crate) async fn login(connection: Connection, secret: &Secret) -> Result<Ses
     }
     let mut attempt = Attempt { connection, password_sent: false };
     match tokio::time::timeout(limit, attempt.run(key, secret.password.as_deref())).await {
-        Ok(Ok(())) => Ok(Session::new(attempt.connection)),
+        Ok(Ok(())) => Ok(attempt.connection),
         Ok(Err(refusal)) => Err(attempt.explain(refusal)),
         Err(_) => Err(attempt.explain(Refusal::Silent)),
     }
@@ -159,7 +158,7 @@ impl Attempt {
     }
 
     fn explain(&self, refusal: Refusal) -> RemoteError {
-        let peer = self.connection.route.target.peer();
+        let peer = self.connection.route.peer.clone();
         let user = self.connection.route.target.user.clone();
         let goodbye = lock(&self.connection.seen).goodbye.clone();
         let detail = match refusal {
@@ -183,45 +182,5 @@ impl Attempt {
             }
         };
         RemoteError::AuthFailed { peer, user, detail }
-    }
-}
-
-/// Reads a private key from text and refuses the weak ones. Nothing of the key is ever in an error.
-fn parse_key(text: &str, passphrase: Option<&str>) -> Result<PrivateKey, RemoteError> {
-    let key = russh::keys::decode_secret_key(text, passphrase).map_err(|error| {
-        let detail = match (error, passphrase) {
-            (russh::keys::Error::KeyIsEncrypted, _) => "it is encrypted and the credential has no passphrase",
-            (_, Some(_)) => "it is damaged, of an unknown format, or the passphrase is wrong",
-            (_, None) => "it is damaged or of an unknown format",
-        };
-        RemoteError::PrivateKeyUnreadable { detail }
-    })?;
-    if key.is_encrypted() {
-        return Err(RemoteError::PrivateKeyUnreadable {
-            detail: "it is encrypted and the credential has no passphrase",
-        });
-    }
-    match key.algorithm() {
-        Algorithm::Dsa => Err(RemoteError::PrivateKeyWeak { detail: "it is a DSA key".into() }),
-        Algorithm::Rsa { .. } => match key.public_key().key_data().rsa().map(|rsa| rsa.key_size()) {
-            Some(bits) if bits >= RSA_BITS => Ok(key),
-            Some(bits) => Err(RemoteError::PrivateKeyWeak {
-                detail: format!("it is an RSA key of {bits} bits, {RSA_BITS} are required"),
-            }),
-            None => Err(RemoteError::PrivateKeyUnreadable { detail: "it is of an unknown format" }),
-        },
-        Algorithm::Ed25519 | Algorithm::Ecdsa { .. } => Ok(key),
-        _ => Err(RemoteError::PrivateKeyUnreadable { detail: "it is of a kind that is not supported" }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rubbish_is_refused_without_being_quoted() {
-        let error = parse_key("hunter2 is not a key", None).unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 }

@@ -9,10 +9,10 @@ use openwatch_model::host::KnownKey;
 use russh::client::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::classify::first_words;
 use crate::error::RemoteError;
 use crate::guard::{Guard, GuardError, Seen, lock};
 use crate::host_key::HostKeyPolicy;
+use crate::jump::Jump;
 use crate::session::Session;
 use crate::{algorithms, auth, dial};
 
@@ -65,6 +65,10 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) target: Target,
+    /// How messages name the target: address and port, and what it is reached through.
+    pub(crate) peer: String,
+    /// What it is reached through.
+    pub(crate) via: Option<Jump>,
     pub(crate) policy: HostKeyPolicy,
     pub(crate) limits: Limits,
     pub(crate) cancel: CancellationToken,
@@ -93,8 +97,39 @@ pub async fn connect(
     limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Connection, RemoteError> {
+    dial_by(None, target, policy, limits, cancel).await
+}
+
+/// The same from a host that has let us in. The key of this host is verified here, end to end: the one in between sees
+/// ciphertext.
+///
+/// # Errors
+/// As [`connect`], and when the host in between does not connect us.
+pub async fn connect_through(
+    jump: &Jump,
+    target: &Target,
+    policy: &HostKeyPolicy,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<Connection, RemoteError> {
+    dial_by(Some(jump.clone()), target, policy, limits, cancel).await
+}
+
+async fn dial_by(
+    via: Option<Jump>,
+    target: &Target,
+    policy: &HostKeyPolicy,
+    limits: &Limits,
+    cancel: &CancellationToken,
+) -> Result<Connection, RemoteError> {
+    let peer = match &via {
+        Some(jump) => format!("{} (through {})", target.peer(), jump.peer()),
+        None => target.peer(),
+    };
     let route = Route {
         target: target.clone(),
+        peer,
+        via,
         policy: policy.clone(),
         limits: limits.clone(),
         cancel: cancel.clone(),
@@ -104,10 +139,7 @@ pub async fn connect(
 
 impl Route {
     pub(crate) async fn connect(self) -> Result<Connection, RemoteError> {
-        let peer = self.target.peer();
-        if self.policy.needs_a_key_first() {
-            return Err(RemoteError::HostKeyUnknown { peer });
-        }
+        let peer = self.peer.clone();
         let mut tried = 1;
         loop {
             match self.attempt().await {
@@ -124,17 +156,13 @@ impl Route {
     }
 
     async fn attempt(&self) -> Result<Connection, Attempt> {
-        let peer = self.target.peer();
+        let peer = self.peer.clone();
         let host_keys = algorithms::offered(if self.is_pinned() { &[] } else { &self.policy.known });
         if host_keys.is_empty() {
             let algorithms =
                 self.policy.known.iter().map(|k| k.algorithm.as_str()).collect::<Vec<_>>().join(", ");
             return Err(Attempt::Final(RemoteError::HostKeyUnusable { peer, algorithms }));
         }
-        let stream = dial::dial(&self.target.address, self.target.port, self.limits.connect)
-            .await
-            .map_err(Attempt::Final)?;
-        let (round_trip, steady) = (stream.round_trip, stream.steady.clone());
         let seen = Arc::new(Mutex::new(Seen::default()));
         let guard = Guard { peer: peer.clone(), policy: self.policy.clone(), seen: seen.clone() };
         let config = Arc::new(russh::client::Config {
@@ -145,13 +173,17 @@ impl Route {
             nodelay: true,
             ..Default::default()
         });
-        let shaking = russh::client::connect_stream(config, stream, guard);
-        let handle = match tokio::time::timeout(self.limits.handshake, shaking).await {
-            Ok(Ok(handle)) => handle,
-            Ok(Err(error)) => return Err(self.handshake_failure(error)),
-            Err(_) => {
-                let detail = format!("not finished within {:?}", self.limits.handshake);
-                return Err(Attempt::Final(RemoteError::HandshakeFailed { peer, detail }));
+        let Target { address, port, .. } = &self.target;
+        let (handle, round_trip, steady) = match &self.via {
+            None => {
+                let stream = dial::dial(address, *port, self.limits.connect).await.map_err(Attempt::Final)?;
+                let (round_trip, steady) = (stream.round_trip, stream.steady.clone());
+                (self.shake(config, stream, guard).await?, round_trip, steady)
+            }
+            Some(jump) => {
+                let carried =
+                    jump.carry(address, *port, self.limits.connect).await.map_err(Attempt::Final)?;
+                (self.shake(config, carried.stream, guard).await?, carried.round_trip, carried.steady)
             }
         };
         if signed_with_sha1(&handle) {
@@ -168,40 +200,48 @@ impl Route {
         Ok(Connection { handle, route: self.clone(), seen, round_trip, steady, key, first_contact })
     }
 
+    async fn shake<S>(
+        &self,
+        config: Arc<russh::client::Config>,
+        stream: S,
+        guard: Guard,
+    ) -> Result<Handle<Guard>, Attempt>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let shaking = russh::client::connect_stream(config, stream, guard);
+        match tokio::time::timeout(self.limits.handshake, shaking).await {
+            Ok(Ok(handle)) => Ok(handle),
+            Ok(Err(error)) => Err(self.handshake_failure(error)),
+            Err(_) => {
+                let detail = format!("not finished within {:?}", self.limits.handshake);
+                Err(Attempt::Final(RemoteError::HandshakeFailed { peer: self.peer.clone(), detail }))
+            }
+        }
+    }
+
     fn is_pinned(&self) -> bool {
         matches!(self.policy.trust, crate::host_key::Trust::Pinned(_))
     }
 
     fn handshake_failure(&self, error: GuardError) -> Attempt {
-        let peer = self.target.peer();
+        let peer = self.peer.clone();
         match error {
             GuardError::No(error) => Attempt::Final(error),
             GuardError::Ssh(russh::Error::NoCommonAlgo {
                 kind: russh::AlgorithmKind::Key, theirs, ..
-            }) => Attempt::Final(self.no_common_key(&theirs)),
+            }) => {
+                let presented = format!("of kind {}", theirs.join(" or "));
+                Attempt::Final(if self.policy.known.is_empty() {
+                    RemoteError::HostKeyUnusable { peer, algorithms: theirs.join(", ") }
+                } else {
+                    RemoteError::HostKeyChanged { peer, presented, key: None }
+                })
+            }
             GuardError::Ssh(error) if is_drop(&error) => Attempt::Dropped(format!("{error}")),
             GuardError::Ssh(error) => {
-                // It may quote the host at length.
-                Attempt::Final(RemoteError::HandshakeFailed { peer, detail: first_words(&error.to_string()) })
+                Attempt::Final(RemoteError::HandshakeFailed { peer, detail: error.to_string() })
             }
-        }
-    }
-
-    /// The host offers keys, and none of a kind that we asked for.
-    fn no_common_key(&self, theirs: &[String]) -> RemoteError {
-        let peer = self.target.peer();
-        let all = |is: fn(&String) -> bool| !theirs.is_empty() && theirs.iter().all(is);
-        if all(|kind| kind.contains("-cert-v01@")) {
-            return RemoteError::HostCertificate { peer };
-        }
-        if all(|kind| kind == "ssh-rsa") {
-            return RemoteError::HostKeyWeakSignature { peer };
-        }
-        let kinds = first_words(&theirs.join(", "));
-        if self.policy.known.is_empty() {
-            RemoteError::HostKeyUnusable { peer, algorithms: kinds }
-        } else {
-            RemoteError::HostKeyChanged { peer, presented: format!("of another kind ({kinds})") }
         }
     }
 }
@@ -266,13 +306,24 @@ impl Connection {
     /// The key is unreadable or weak, the host said no, or the connection broke.
     pub async fn login(self, secret: &Secret) -> Result<Session, RemoteError> {
         let cancel = self.route.cancel.clone();
-        cancel.run_until_cancelled(auth::login(self, secret)).await.unwrap_or(Err(RemoteError::Cancelled))
+        let entering = async { auth::authenticate(self, secret).await.map(Session::new) };
+        cancel.run_until_cancelled(entering).await.unwrap_or(Err(RemoteError::Cancelled))
+    }
+
+    /// Logs in the same way, to go on to other hosts from there instead of running anything.
+    ///
+    /// # Errors
+    /// As [`Connection::login`]; the error says that it happened on the way.
+    pub async fn into_jump(self, secret: Secret) -> Result<Jump, RemoteError> {
+        let cancel = self.route.cancel.clone();
+        let entering = cancel.run_until_cancelled(Jump::enter(self, secret));
+        entering.await.unwrap_or(Err(RemoteError::Cancelled)).map_err(RemoteError::at_jump)
     }
 }
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("peer", &self.route.target.peer()).field("key", &self.key).finish()
+        f.debug_struct("Connection").field("peer", &self.route.peer).field("key", &self.key).finish()
     }
 }
 

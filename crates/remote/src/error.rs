@@ -1,5 +1,6 @@
 //! Everything that can go wrong between us and a host, named by what happened to the world.
 
+use openwatch_model::host::KnownKey;
 use openwatch_model::scan::FailureReason;
 use thiserror::Error;
 
@@ -38,22 +39,39 @@ pub enum RemoteError {
         /// What was seen.
         detail: String,
     },
+    /// The host in between does not connect us to the next one.
+    #[error("reach {peer} through the jump host {jump}: {detail}")]
+    NotCarried {
+        /// Address and port of the host that was wanted.
+        peer: String,
+        /// Address and port of the host in between.
+        jump: String,
+        /// What it said.
+        detail: String,
+    },
+    /// It went wrong at the host in between, not at the one that was wanted.
+    #[error("go through the jump host: {0}")]
+    AtJump(Box<RemoteError>),
     /// No key on record, and policy wants one.
     #[error(
-        "trust {peer}: no host key on record and the policy requires one; check its fingerprint and accept it first"
+        "trust {peer}: no host key on record and the policy requires one; it shows {presented}: if that is its key, accept it"
     )]
     HostKeyUnknown {
         /// Address and port.
         peer: String,
+        /// Algorithm and fingerprint shown.
+        presented: String,
+        /// What it showed.
+        key: Box<KnownKey>,
     },
-    /// The keys on record, or those the host offers, are all of kinds that are not accepted.
+    /// Keys are on record, but of kinds that are not accepted.
     #[error(
-        "trust {peer}: the only host keys to go by ({algorithms}) are of kinds that are not accepted; use an ed25519, ecdsa or rsa key"
+        "trust {peer}: the keys on record ({algorithms}) are of kinds that are not accepted; record an ed25519, ecdsa or rsa key"
     )]
     HostKeyUnusable {
         /// Address and port.
         peer: String,
-        /// Kinds on record or on offer.
+        /// Kinds on record.
         algorithms: String,
     },
     /// The host shows a key that is not the one on record.
@@ -65,6 +83,8 @@ pub enum RemoteError {
         peer: String,
         /// Algorithm and fingerprint shown, or what was missing.
         presented: String,
+        /// What it showed; absent when it showed no key of a kind that is on record.
+        key: Option<Box<KnownKey>>,
     },
     /// The host shows a key that was revoked.
     #[error("trust {peer}: its host key {presented} is revoked")]
@@ -190,12 +210,32 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
+    /// Says that it happened at the host in between.
+    #[must_use]
+    pub fn at_jump(self) -> Self {
+        match self {
+            it @ (Self::AtJump(_) | Self::Cancelled) => it,
+            it => Self::AtJump(Box::new(it)),
+        }
+    }
+
+    /// The host key that was shown and not believed, for a person to judge. Not of a jump host.
+    pub fn shown_key(&self) -> Option<&KnownKey> {
+        match self {
+            Self::HostKeyUnknown { key, .. } => Some(key),
+            Self::HostKeyChanged { key, .. } => key.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The reason a scan reports for it.
     pub fn reason(&self) -> FailureReason {
         match self {
-            Self::NameUnresolved { .. } | Self::Unreachable { .. } | Self::HandshakeFailed { .. } => {
-                FailureReason::Unreachable
-            }
+            Self::AtJump(at_jump) => at_jump.reason(),
+            Self::NameUnresolved { .. }
+            | Self::Unreachable { .. }
+            | Self::HandshakeFailed { .. }
+            | Self::NotCarried { .. } => FailureReason::Unreachable,
             Self::ConnectRefused { .. } => FailureReason::ConnectRefused,
             Self::HostKeyUnknown { .. } | Self::HostKeyUnusable { .. } => FailureReason::HostKeyUnknown,
             Self::HostKeyChanged { .. }

@@ -9,7 +9,6 @@ use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, Disconnect};
 
-use crate::classify::first_words;
 use crate::error::RemoteError;
 use crate::host_key::{HostKeyPolicy, HostKeyVerdict, describe};
 
@@ -55,8 +54,12 @@ impl Guard {
         let presented = describe(&key);
         match verdict {
             HostKeyVerdict::Revoked => return Err(RemoteError::HostKeyRevoked { peer, presented }),
-            HostKeyVerdict::Changed => return Err(RemoteError::HostKeyChanged { peer, presented }),
-            HostKeyVerdict::Unknown => return Err(RemoteError::HostKeyUnknown { peer }),
+            HostKeyVerdict::Changed => {
+                return Err(RemoteError::HostKeyChanged { peer, presented, key: Some(Box::new(key)) });
+            }
+            HostKeyVerdict::Unknown => {
+                return Err(RemoteError::HostKeyUnknown { peer, presented, key: Box::new(key) });
+            }
             HostKeyVerdict::Known | HostKeyVerdict::FirstContact => {}
         }
         let mut seen = lock(&self.seen);
@@ -94,7 +97,7 @@ impl Handler for Guard {
                 Disconnect::TooManyConnections => "too many connections: ",
                 _ => "",
             };
-            let words = first_words(&info.message);
+            let words: String = info.message.chars().filter(|c| !c.is_control()).take(200).collect();
             lock(&self.seen).goodbye = Some(format!("{code}{words}"));
         }
         Ok(())

@@ -31,11 +31,6 @@ impl HostKeyPolicy {
         Self { trust: Trust::Mode(mode), known, revoked: Vec::new() }
     }
 
-    /// Whether nothing can come of dialling: a key is required and none is on record.
-    pub(crate) fn needs_a_key_first(&self) -> bool {
-        self.known.is_empty() && self.trust == Trust::Mode(HostKeyMode::RequireKnown)
-    }
-
     /// Judges a key that the host has just proved to hold.
     pub(crate) fn judge(&self, presented: &KnownKey) -> HostKeyVerdict {
         if self.revoked.iter().any(|k| k.key == presented.key) {
@@ -128,12 +123,5 @@ mod tests {
         };
         assert_eq!(policy.judge(&a), HostKeyVerdict::Known);
         assert_eq!(policy.judge(&b), HostKeyVerdict::Changed);
-    }
-
-    #[test]
-    fn only_require_known_without_keys_is_hopeless() {
-        assert!(policy(HostKeyMode::RequireKnown, &[]).needs_a_key_first());
-        assert!(!policy(HostKeyMode::Tofu, &[]).needs_a_key_first());
-        assert!(!policy(HostKeyMode::RequireKnown, &[key(b"a")]).needs_a_key_first());
     }
 }

@@ -191,9 +191,7 @@ impl Driver<'_, '_, '_> {
 
     /// Draws the consequences on the board and on the target.
     async fn settle(self, lane: Lane, outcome: Outcome) -> End {
-        let Lane { shell, mut remains, .. } = lane;
-        let Shell { read, write, pairing, feeder, .. } = shell;
-        remains.spooled |= self.turns.iter().any(|turn| turn.isolated);
+        let Shell { read, write, pairing, feeder, .. } = lane.shell;
         // First the reading half, so that a full buffer cannot keep the library from sending the rest.
         drop(read);
         drop(feeder);
@@ -209,8 +207,8 @@ impl Driver<'_, '_, '_> {
                     if let Some((index, lost)) = blame {
                         board.blame(index, lost);
                     }
-                    let signal = remains.group.is_none();
-                    board.unburied.push(remains);
+                    let signal = lane.remains.group.is_none();
+                    board.unburied.push(lane.remains);
                     board.count_abort();
                     (End::Aborted, signal)
                 }
@@ -220,7 +218,7 @@ impl Driver<'_, '_, '_> {
                     if let Some(index) = running {
                         board.suspect(index);
                     }
-                    board.unburied.push(remains);
+                    board.unburied.push(lane.remains);
                     (End::Gone, false)
                 }
             }

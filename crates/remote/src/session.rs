@@ -114,10 +114,13 @@ impl Session {
 
     /// Says goodbye and waits a moment for it to be sent.
     pub async fn close(self) {
-        let handle = self.connection.handle;
+        let Connection { handle, route, .. } = self.connection;
         // A host that is gone has been said goodbye to.
         let _ = handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
         let _ = tokio::time::timeout(Duration::from_secs(1), handle).await;
+        if let Some(jump) = route.via {
+            jump.leave().await;
+        }
     }
 }
 

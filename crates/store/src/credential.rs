@@ -1,6 +1,6 @@
 //! Credentials. The API writes them sealed and never reads a secret; only the vault reads what it stored.
 
-use openwatch_model::credential::AuthMethod;
+use openwatch_model::credential::{AuthMethod, KeyFacts};
 use openwatch_model::{CredentialId, HostId, Timestamp};
 use uuid::Uuid;
 
@@ -18,6 +18,8 @@ pub struct NewCredential {
     pub username: String,
     /// What the secret holds.
     pub auth_method: AuthMethod,
+    /// What may be told of its key.
+    pub key: Option<KeyFacts>,
     /// For hosts without a credential of their own; takes this over from the one that had it.
     pub is_default: bool,
     /// Sealed secret.
@@ -44,6 +46,8 @@ pub struct CredentialInfo {
     pub username: String,
     /// What the secret holds.
     pub auth_method: AuthMethod,
+    /// What may be told of its key.
+    pub key: Option<KeyFacts>,
     /// Whether hosts without their own use it.
     pub is_default: bool,
     /// Key that it is encrypted with; absent while it waits for the vault.
@@ -116,8 +120,9 @@ pub async fn insert(tx: &mut Tx<'_>, new: &NewCredential, actor: &str) -> Result
             .await?;
     }
     sqlx::query!(
-        "insert into credential (id, name, username, auth_method, is_default, sealed, created_by)
-         values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into credential (id, name, username, auth_method, is_default, sealed, created_by,
+           key_algorithm, key_bits, key_fingerprint, key_comment)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         new.id.0,
         new.name,
         new.username,
@@ -125,10 +130,74 @@ pub async fn insert(tx: &mut Tx<'_>, new: &NewCredential, actor: &str) -> Result
         new.is_default,
         new.sealed,
         actor,
+        new.key.as_ref().map(|k| &k.algorithm),
+        new.key.as_ref().map(|k| i32::try_from(k.bits).unwrap_or(i32::MAX)),
+        new.key.as_ref().map(|k| &k.fingerprint),
+        new.key.as_ref().map(|k| &k.comment),
     )
     .execute(tx.connection())
     .await?;
     Ok(())
+}
+
+/// A new secret for a credential, sealed to the vault's public key.
+pub struct NewSecret {
+    /// What it holds.
+    pub auth_method: AuthMethod,
+    /// What may be told of its key.
+    pub key: Option<KeyFacts>,
+    /// Sealed secret.
+    pub sealed: Vec<u8>,
+}
+
+/// Changes a credential; what is absent stays. A new secret takes the place of the whole old one: parts of two are never
+/// mixed. `false` when there is no such credential. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn change(
+    tx: &mut Tx<'_>,
+    id: CredentialId,
+    username: Option<&str>,
+    make_default: bool,
+    secret: Option<&NewSecret>,
+) -> Result<bool, StoreError> {
+    if make_default {
+        sqlx::query!(
+            "update credential set is_default = false, updated_at = $1 where is_default and id <> $2",
+            tx.now(),
+            id.0
+        )
+        .execute(tx.connection())
+        .await?;
+    }
+    let done = sqlx::query!(
+        "update credential set username = coalesce($2, username), is_default = is_default or $3, updated_at = $4
+         where id = $1",
+        id.0,
+        username,
+        make_default,
+        tx.now()
+    )
+    .execute(tx.connection())
+    .await?;
+    if let Some(new) = secret {
+        sqlx::query!(
+            "update credential set sealed = $2, ciphertext = null, key_id = null, auth_method = $3,
+               key_algorithm = $4, key_bits = $5, key_fingerprint = $6, key_comment = $7
+             where id = $1",
+            id.0,
+            new.sealed,
+            new.auth_method.as_str(),
+            new.key.as_ref().map(|k| &k.algorithm),
+            new.key.as_ref().map(|k| i32::try_from(k.bits).unwrap_or(i32::MAX)),
+            new.key.as_ref().map(|k| &k.fingerprint),
+            new.key.as_ref().map(|k| &k.comment),
+        )
+        .execute(tx.connection())
+        .await?;
+    }
+    Ok(done.rows_affected() == 1)
 }
 
 /// All credentials without their secrets, by name. Called by the API.
@@ -138,6 +207,7 @@ pub async fn insert(tx: &mut Tx<'_>, new: &NewCredential, actor: &str) -> Result
 pub async fn list(tx: &mut Tx<'_>) -> Result<Vec<CredentialInfo>, StoreError> {
     let rows = sqlx::query!(
         r#"select c.id, c.name, c.username, c.auth_method, c.is_default, c.key_id, c.created_by, c.created_at,
+             c.key_algorithm, c.key_bits, c.key_fingerprint, c.key_comment,
              (select count(*) from host h where h.credential_id = c.id and h.deleted_at is null) as "hosts!"
            from credential c order by c.name"#
     )
@@ -150,6 +220,12 @@ pub async fn list(tx: &mut Tx<'_>) -> Result<Vec<CredentialInfo>, StoreError> {
                 name: r.name,
                 username: r.username,
                 auth_method: auth_method(&r.auth_method)?,
+                key: match (r.key_algorithm, r.key_bits, r.key_fingerprint, r.key_comment) {
+                    (Some(algorithm), Some(bits), Some(fingerprint), Some(comment)) => {
+                        Some(KeyFacts { algorithm, bits: crate::host::count(bits), fingerprint, comment })
+                    }
+                    _ => None,
+                },
                 is_default: r.is_default,
                 key_id: r.key_id,
                 hosts: r.hosts.max(0).unsigned_abs(),

@@ -29,6 +29,8 @@ pub struct NewHost {
     pub sudo: SudoMode,
     /// Its own credential; absent means the default one.
     pub credential: Option<CredentialId>,
+    /// The host that it is reached through; absent means that it is dialled directly.
+    pub jump: Option<HostId>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -50,6 +52,8 @@ pub struct HostSummary {
     pub sudo: SudoMode,
     /// Its own credential and that one's name.
     pub credential: Option<(CredentialId, String)>,
+    /// The host that it is reached through and that one's name.
+    pub jump: Option<(HostId, String)>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// When it was registered.
@@ -103,13 +107,13 @@ pub struct Filter {
 /// per line of an import.
 ///
 /// # Errors
-/// `Conflict` on `host_name` when the name is taken; `Refused` when the credential does not exist or a field is
-/// malformed.
+/// `Conflict` on `host_name` when the name is taken; `Refused` when the credential does not exist, when the jump host
+/// is itself behind one or was removed (`host_jump_fkey`), or when a field is malformed.
 pub async fn add(tx: &mut Tx<'_>, host: &NewHost, actor: &str) -> Result<HostId, StoreError> {
     let id = HostId(Uuid::new_v4());
     sqlx::query!(
-        "insert into host (id, name, address, port, username, sudo, credential_id, created_by, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into host (id, name, address, port, username, sudo, credential_id, created_by, created_at, jump_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         id.0,
         host.name,
         host.address,
@@ -119,6 +123,7 @@ pub async fn add(tx: &mut Tx<'_>, host: &NewHost, actor: &str) -> Result<HostId,
         host.credential.map(|c| c.0),
         actor,
         tx.now(),
+        host.jump.map(|h| h.0),
     )
     .execute(tx.connection())
     .await?;
@@ -172,6 +177,21 @@ pub async fn set_credential(
     Ok(done.rows_affected() == 1)
 }
 
+/// Has a host reached through another one, or directly again. Called by the API.
+///
+/// # Errors
+/// `Refused` on `host_jump_fkey` when that one is itself behind a jump host, or when others are reached through this one.
+pub async fn set_jump(tx: &mut Tx<'_>, host: HostId, jump: Option<HostId>) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update host set jump_id = $2 where id = $1 and deleted_at is null",
+        host.0,
+        jump.map(|h| h.0)
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// What may change of a host.
 #[derive(Clone, Debug, Default)]
 pub struct HostChange {
@@ -209,10 +229,10 @@ pub async fn change(tx: &mut Tx<'_>, host: HostId, change: &HostChange) -> Resul
 /// name, or nothing when there is no such host. Called by the API.
 ///
 /// # Errors
-/// The database is away.
+/// `Refused` on `host_jump_fkey` while other hosts are reached through it.
 pub async fn remove(tx: &mut Tx<'_>, host: HostId) -> Result<Option<String>, StoreError> {
     Ok(sqlx::query_scalar!(
-        "update host set deleted_at = $2, credential_id = null where id = $1 and deleted_at is null returning name",
+        "update host set deleted_at = $2, credential_id = null, jump_id = null where id = $1 and deleted_at is null returning name",
         host.0,
         tx.now()
     )
@@ -262,7 +282,7 @@ pub async fn get(tx: &mut Tx<'_>, host: HostId) -> Result<Option<HostSummary>, S
 pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<HostSummary>, StoreError> {
     let rows = sqlx::query!(
         r#"select h.id, h.name, h.address, h.port, h.username, h.sudo, h.credential_id, h.created_at,
-             c.name as "credential_name?",
+             c.name as "credential_name?", h.jump_id, j.name as "jump_name?",
              (select coalesce(jsonb_object_agg(l.key, l.value), '{}') from host_label l where l.host_id = h.id) as "labels!",
              hs.compliance_state, hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing, hs.full_scan_id, hs.full_at,
              hs.platform, l.reachability_status as "reachability?", l.last_probe_at as "last_probe_at?",
@@ -273,6 +293,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
            from host h
            join host_state hs on hs.host_id = h.id
            left join credential c on c.id = h.credential_id
+           left join host j on j.id = h.jump_id
            left join host_compliance_schedule s on s.host_id = h.id
            left join host_liveness l on l.host_id = h.id
            left join host_backoff_state b on b.host_id = h.id and b.probe_type = 'scan'
@@ -308,6 +329,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
                 username: r.username,
                 sudo: sudo_mode(&r.sudo)?,
                 credential: r.credential_id.map(CredentialId).zip(r.credential_name),
+                jump: r.jump_id.map(HostId).zip(r.jump_name),
                 labels: serde_json::from_value(r.labels).unwrap_or_default(),
                 created_at: r.created_at,
                 state: compliance_state(&r.compliance_state)?,

@@ -1,7 +1,7 @@
 //! Host keys on record, by address, port and algorithm (HKV-07).
 
-use openwatch_model::Timestamp;
 use openwatch_model::host::KnownKey;
+use openwatch_model::{HostId, ScanId, Timestamp};
 
 use crate::{StoreError, Tx};
 
@@ -123,7 +123,91 @@ pub async fn accept(
     )
     .execute(tx.connection())
     .await?;
+    sqlx::query!(
+        "delete from shown_host_key where address = lower($1) and port = $2 and algorithm = $3",
+        address,
+        i32::from(port),
+        key.algorithm
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(())
+}
+
+/// Notes a key that a host showed and that was not believed, for a person to judge. Called by the writer.
+///
+/// # Errors
+/// The database is away.
+pub async fn shown(
+    tx: &mut Tx<'_>,
+    (address, port): (&str, u16),
+    key: &KnownKey,
+    fingerprint: &str,
+    scan: ScanId,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into shown_host_key (address, port, algorithm, public_key, fingerprint, scan_id, shown_at)
+         values (lower($1), $2, $3, $4, $5, $6, $7)
+         on conflict (address, port, algorithm) do update
+           set public_key = excluded.public_key, fingerprint = excluded.fingerprint, scan_id = excluded.scan_id,
+               shown_at = excluded.shown_at",
+        address,
+        i32::from(port),
+        key.algorithm,
+        key.key,
+        fingerprint,
+        scan.0,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// A key that was shown and not believed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownKey {
+    /// The key.
+    pub key: KnownKey,
+    /// Its fingerprint, `SHA256:...`.
+    pub fingerprint: String,
+    /// The scan that saw it last.
+    pub scan: ScanId,
+    /// When.
+    pub shown_at: Timestamp,
+}
+
+/// Keys that were shown at this address and port and not believed. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn list_shown(tx: &mut Tx<'_>, address: &str, port: u16) -> Result<Vec<ShownKey>, StoreError> {
+    let rows = sqlx::query!(
+        "select algorithm, public_key, fingerprint, scan_id, shown_at from shown_host_key
+         where address = lower($1) and port = $2 order by algorithm",
+        address,
+        i32::from(port)
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let keys = rows.into_iter().map(|r| ShownKey {
+        key: KnownKey { algorithm: r.algorithm, key: r.public_key },
+        fingerprint: r.fingerprint,
+        scan: ScanId(r.scan_id),
+        shown_at: r.shown_at,
+    });
+    Ok(keys.collect())
+}
+
+/// Where a host is dialled: its address and port; nothing when it was removed. Called by the writer.
+///
+/// # Errors
+/// The database is away.
+pub async fn place(tx: &mut Tx<'_>, host: HostId) -> Result<Option<(String, u16)>, StoreError> {
+    let row = sqlx::query!("select address, port from host where id = $1 and deleted_at is null", host.0)
+        .fetch_optional(tx.connection())
+        .await?;
+    Ok(row.map(|r| (r.address, crate::host::port(r.port))))
 }
 
 /// No longer believes the keys of an address, or the one of an algorithm. Returns how many. Called by the API.

@@ -21,7 +21,8 @@ pub struct Target {
 }
 
 /// Claims hosts whose probe is due; each is due again after `lease` unless its answer is noted. Hosts in maintenance are
-/// left alone; those in backoff are not: a probe is how their recovery is noticed. Called by liveness.
+/// left alone; those in backoff are not: a probe is how their recovery is noticed. Neither are hosts behind a jump host:
+/// their banner cannot be had without logging in there. Called by liveness.
 ///
 /// # Errors
 /// The database is away.
@@ -39,7 +40,7 @@ pub async fn claim(
            select l.host_id from host_liveness l
            join host h on h.id = l.host_id and h.deleted_at is null
            left join host_compliance_schedule s on s.host_id = l.host_id
-           where l.next_probe_at <= $1 and h.name <> all($2) and s.maintenance_mode is not true
+           where l.next_probe_at <= $1 and h.jump_id is null and h.name <> all($2) and s.maintenance_mode is not true
            order by l.next_probe_at
            limit $3
            for update of l skip locked
@@ -120,5 +121,5 @@ pub async fn save(
 /// # Errors
 /// The database is away.
 pub async fn next_due(tx: &mut Tx<'_>) -> Result<Option<Timestamp>, StoreError> {
-    Ok(sqlx::query_scalar!("select min(next_probe_at) from host_liveness").fetch_one(tx.connection()).await?)
+    Ok(sqlx::query_scalar!("select min(l.next_probe_at) from host_liveness l join host h on h.id = l.host_id and h.jump_id is null").fetch_one(tx.connection()).await?)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openwatch_model::credential::SudoMode;
 use openwatch_model::host::KnownKey;
-use openwatch_model::scan::{Lane, ScanState, Selection};
+use openwatch_model::scan::{Jump, Lane, ScanState, Selection};
 use openwatch_model::{HostId, ScanId, Timestamp};
 use uuid::Uuid;
 
@@ -158,6 +158,8 @@ pub struct JobOrder {
     pub sudo: SudoMode,
     /// Keys on record.
     pub known_keys: Vec<KnownKey>,
+    /// The host to go through.
+    pub jump: Option<Jump>,
 }
 
 /// Scans that wait for a job, manual ones first, locked for this scheduler. Called by the scheduler after dispatching
@@ -173,10 +175,17 @@ pub async fn unissued(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<JobOrder>, Stor
              (select coalesce(jsonb_object_agg(l.key, l.value), '{}') from host_label l where l.host_id = h.id) as "labels!",
              (select coalesce(jsonb_agg(jsonb_build_object('algorithm', k.algorithm, 'key', k.public_key) order by k.algorithm), '[]')
               from known_host_key k
-              where k.address = lower(h.address) and k.port = h.port and k.revoked_at is null) as "known_keys!"
+              where k.address = lower(h.address) and k.port = h.port and k.revoked_at is null) as "known_keys!",
+             j.id as "jump_id?", j.address as "jump_address?", j.port as "jump_port?",
+             coalesce(j.username, jc.username) as "jump_user?",
+             (select coalesce(jsonb_agg(jsonb_build_object('algorithm', k.algorithm, 'key', k.public_key) order by k.algorithm), '[]')
+              from known_host_key k
+              where k.address = lower(j.address) and k.port = j.port and k.revoked_at is null) as "jump_keys!"
            from scan s
            join host h on h.id = s.host_id
            left join credential c on c.id = h.credential_id or (h.credential_id is null and c.is_default)
+           left join host j on j.id = h.jump_id
+           left join credential jc on jc.id = j.credential_id or (j.credential_id is null and jc.is_default)
            where s.state = 'queued' and s.tag is null
            order by (s.lane = 'manual') desc, s.queued_at
            limit $1
@@ -187,6 +196,20 @@ pub async fn unissued(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<JobOrder>, Stor
     .await?;
     rows.into_iter()
         .map(|r| {
+            let keys = |keys| {
+                serde_json::from_value(keys)
+                    .map_err(|_| StoreError::unknown_word("list of host keys", &r.id.to_string()))
+            };
+            let jump = match (r.jump_id, r.jump_address, r.jump_port) {
+                (Some(id), Some(address), Some(number)) => Some(Jump {
+                    host: HostId(id),
+                    address,
+                    port: port(number),
+                    user: r.jump_user.unwrap_or_default(),
+                    known_keys: keys(r.jump_keys)?,
+                }),
+                _ => None,
+            };
             Ok(JobOrder {
                 scan: ScanId(r.id),
                 attempt: crate::host::count(r.attempt),
@@ -205,8 +228,8 @@ pub async fn unissued(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<JobOrder>, Stor
                 port: port(r.port),
                 user: r.user,
                 sudo: sudo_mode(&r.sudo)?,
-                known_keys: serde_json::from_value(r.known_keys)
-                    .map_err(|_| StoreError::unknown_word("list of host keys", &r.id.to_string()))?,
+                known_keys: keys(r.known_keys)?,
+                jump,
             })
         })
         .collect()

@@ -27,6 +27,8 @@ pub struct Attempt {
     pub grants: u32,
     /// The host's credential; absent when it has none.
     pub credential: Option<StoredCredential>,
+    /// The host that it is reached through.
+    pub jump: Option<HostId>,
 }
 
 /// Looks up a scan's current attempt and the credential of its host, under a lock that keeps the scan from ending
@@ -36,7 +38,7 @@ pub struct Attempt {
 /// The database is away.
 pub async fn open_attempt(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<Attempt>, StoreError> {
     let row = sqlx::query!(
-        "select s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username
+        "select s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username, h.jump_id
          from scan s join host h on h.id = s.host_id and h.deleted_at is null
          where s.id = $1 for update of s",
         scan.0
@@ -55,6 +57,7 @@ pub async fn open_attempt(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<Attemp
         user: row.username.or_else(|| credential.as_ref().map(|c| c.username.clone())),
         grants: count(row.grants),
         credential,
+        jump: row.jump_id.map(HostId),
     }))
 }
 

@@ -6,9 +6,11 @@
 //! | what | bytes | info | associated data |
 //! |---|---|---|---|
 //! | release, to the fresh key of one attempt | `0x01`, encapsulated key (32), ciphertext | `openwatch-release-v1` | scan id (16), attempt (4, big-endian) |
+//! | secret of a jump host, to the fresh key of one attempt | `0x01`, encapsulated key (32), ciphertext | `openwatch-release-jump-v1` | scan id (16), attempt (4, big-endian), host id of the jump host (16) |
 //! | credential, to the vault | `0x01`, key id (8), encapsulated key (32), ciphertext | `openwatch-credential-seal-v1` | key id (8), credential id (16) |
 //!
-//! The plaintext of a release is key id (8), result key (32), then the secret; that of a credential is the secret alone.
+//! The plaintext of a release is key id (8), result key (32), then the secret; that of the others is the secret alone: who
+//! has only come as far as the jump host has nothing to sign outcomes with.
 //! A secret is its four parts in the order password, private key, passphrase, sudo password: `0x00` when absent, else
 //! `0x01`, length (4, big-endian), UTF-8 bytes.
 
@@ -17,7 +19,7 @@ use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, single_shot_open, single_shot_seal};
 use openwatch_model::credential::Secret;
-use openwatch_model::{CredentialId, ScanId};
+use openwatch_model::{CredentialId, HostId, ScanId};
 use zeroize::Zeroizing;
 
 use crate::KeyId;
@@ -27,6 +29,7 @@ use crate::mac::ResultKey;
 
 const VERSION: u8 = 1;
 const RELEASE: &[u8] = b"openwatch-release-v1";
+const JUMP: &[u8] = b"openwatch-release-jump-v1";
 const CREDENTIAL: &[u8] = b"openwatch-credential-seal-v1";
 
 type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
@@ -84,6 +87,25 @@ impl EphemeralKey {
         let secret = decode_secret(rest).ok_or(SealError::Layout)?;
         Ok((secret, ResultKey { kid: KeyId(*kid), key: Key::copy_of(key) }))
     }
+
+    /// Opens the vault's answer for the jump host of this attempt: the secret alone.
+    ///
+    /// # Errors
+    /// When it was sealed to another key, for another attempt or another host, or was altered.
+    pub fn open_jump(
+        &self,
+        sealed: &[u8],
+        scan: ScanId,
+        attempt: u32,
+        jump: HostId,
+    ) -> Result<Secret, SealError> {
+        let (version, body) = sealed.split_first().ok_or(SealError::Layout)?;
+        if *version != VERSION {
+            return Err(SealError::Layout);
+        }
+        let plain = open(&self.0, body, JUMP, &jump_aad(scan, attempt, jump))?;
+        decode_secret(&plain).ok_or(SealError::Layout)
+    }
 }
 
 /// Seals a secret and the result key of one attempt to the public key that the worker sent.
@@ -102,6 +124,20 @@ pub fn seal_release(
     prefix[8..].copy_from_slice(result.key.bytes());
     let plain = encode_secret(secret, &*prefix);
     seal(&[VERSION], recipient, &plain, RELEASE, &release_aad(scan, attempt))
+}
+
+/// Seals the secret of a jump host to the public key that the worker sent.
+///
+/// # Errors
+/// `BadRecipient` when that is not a usable key.
+pub fn seal_jump(
+    recipient: &[u8; 32],
+    secret: &Secret,
+    scan: ScanId,
+    attempt: u32,
+    jump: HostId,
+) -> Result<Vec<u8>, SealError> {
+    seal(&[VERSION], recipient, &encode_secret(secret, b""), JUMP, &jump_aad(scan, attempt, jump))
 }
 
 pub(crate) fn seal_credential(
@@ -175,6 +211,10 @@ fn open(key: &Key, body: &[u8], info: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec
 
 fn release_aad(scan: ScanId, attempt: u32) -> Vec<u8> {
     [scan.0.as_bytes().as_slice(), &attempt.to_be_bytes()].concat()
+}
+
+fn jump_aad(scan: ScanId, attempt: u32, jump: HostId) -> Vec<u8> {
+    [release_aad(scan, attempt).as_slice(), jump.0.as_bytes()].concat()
 }
 
 fn credential_aad(kid: KeyId, credential: CredentialId) -> Vec<u8> {

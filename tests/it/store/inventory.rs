@@ -77,6 +77,7 @@ async fn a_credential_goes_from_sealed_to_encrypted_to_gone() {
         name: name.into(),
         username: "scan".into(),
         auth_method: AuthMethod::SshKey,
+        key: None,
         is_default,
         sealed: vec![1, 2, 3],
     };

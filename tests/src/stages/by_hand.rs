@@ -51,6 +51,7 @@ impl Stages {
             timeout: Duration::from_secs(60),
             host_key_mode: HostKeyMode::Tofu,
             known_keys: Vec::new(),
+            jump: None,
             corpus: "c0".to_owned(),
             variables: [].into(),
         };
@@ -139,6 +140,8 @@ pub fn measured(job: &Job, outcomes: &[Outcome]) -> ScanResult {
         engine: ENGINE_VERSION.to_owned(),
         corpus: job.corpus.clone(),
         learned_key: None,
+        learned_jump_key: None,
+        shown_key: None,
         verdict: Verdict::Completed(measurement),
     }
 }

@@ -35,12 +35,41 @@ pub struct NewHost {
     /// Name or id of the credential; the default credential when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+    /// Name or id of the host that it is reached through; absent: it is dialled directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jump: Option<String>,
     /// For policies and filters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Host keys that are known beforehand. Needs the permission to accept host keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_keys: Vec<HostKey>,
+}
+
+/// What changes of a host; what is absent stays. `null` takes a credential or a jump host away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    /// Name or id of the credential; `null`: the default one.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub credential: Option<Option<String>>,
+    /// Name or id of the host that it is reached through; `null`: it is dialled directly.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub jump: Option<Option<String>>,
+    /// Login user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// How to become root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "sudo")]
+    pub sudo: Option<SudoMode>,
+}
+
+/// Tells `null` from absence.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
 }
 
 /// One public key of a host.
@@ -85,6 +114,9 @@ pub struct Host {
     /// Name of its credential; absent: the default one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+    /// Name of the host that it is reached through; absent: it is dialled directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jump: Option<String>,
     /// For policies and filters.
     pub labels: BTreeMap<String, String>,
     /// Operating system, as its last scan saw it.
@@ -136,12 +168,39 @@ pub struct HostLiveness {
     pub response_time_ms: Option<f64>,
 }
 
-/// The key that a host is to be trusted with from now on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// The key that a host is to be trusted with from now on: the whole key, or the fingerprint of one that it has shown. It
+/// replaces the one on record for the host's address, port and this algorithm.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptKey {
-    /// The key; replaces those on record for the host's address, port and this algorithm.
-    pub key: HostKey,
+    /// The whole key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<HostKey>,
+    /// `SHA256:...` of a key that a scan was shown and did not believe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// A key of a host, as people compare them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostKeyView {
+    /// `on_record`: the host is held to it. `revoked`: no longer. `shown`: a scan was shown it and did not believe it.
+    pub state: String,
+    /// SSH algorithm name.
+    pub algorithm: String,
+    /// As `ssh-keygen -l` prints it: `SHA256:` and unpadded base64.
+    pub fingerprint: String,
+    /// Base64 of the key.
+    pub key: String,
+    /// Since when it is on record, or when it was shown last.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// `first contact`, or who accepted it; absent for one that was only shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_by: Option<String>,
+    /// The scan that was shown it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan_id: Option<Uuid>,
 }
 
 /// A key that was put on record.
@@ -153,6 +212,9 @@ pub struct AcceptedKey {
     pub algorithm: String,
     /// As `ssh-keygen -l` prints it: `SHA256:` and unpadded base64.
     pub fingerprint: String,
+    /// Fingerprint of the key that it replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
 }
 
 /// What one rule says about a host.

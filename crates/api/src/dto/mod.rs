@@ -18,9 +18,12 @@ use uuid::Uuid;
 pub use alert::{Alert, AlertAction, SilenceAction};
 pub use audit::AuditEvent;
 pub use channel::{Channel, ChannelKind, NewChannel};
-pub use credential::{Credential, NewCredential};
+pub use credential::{Credential, CredentialChange, KeyView, NewCredential};
 pub use drift::{BySeverity, Drift};
-pub use host::{AcceptKey, AcceptedKey, Host, HostCompliance, HostKey, HostLiveness, HostRule, NewHost};
+pub use host::{
+    AcceptKey, AcceptedKey, Host, HostChange, HostCompliance, HostKey, HostKeyView, HostLiveness, HostRule,
+    NewHost,
+};
 pub use scan::{
     CountsView, EvidenceView, Initiator, NewHostScan, NewScan, QueuedScan, Scan, ScanDetail, ScanRule,
     Selected,

@@ -1,18 +1,15 @@
-//! Hosts: register, remove, vouch for keys.
+//! Hosts: register and remove.
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use openwatch_model::audit::{HostCreated, HostDeleted, HostKeyAccepted};
+use openwatch_model::audit::{HostCreated, HostDeleted};
 use openwatch_model::{CredentialId, HostId};
-use openwatch_store::{Tx, credential, host, known_key};
-use sha2::{Digest, Sha256};
+use openwatch_store::{StoreError, Tx, credential, host};
 
 use super::hosts::show_in;
-use super::known_host;
+use super::{host_keys, known_host};
 use crate::auth::Permission;
-use crate::dto::{AcceptKey, AcceptedKey, Host, HostKey, NewHost, Problem};
+use crate::dto::{Host, NewHost, Problem};
 use crate::error::{Code, Failure};
 use crate::extract::Json;
 use crate::guard::insist;
@@ -76,6 +73,7 @@ pub(crate) async fn import(
 #[utoipa::path(delete, path = "/api/v1/hosts/{host}", tag = "hosts", params(("host" = String, Path, description = "name or id")), responses(
     (status = 204, description = "removed"),
     (status = 404, description = "host.not_found", body = Problem, content_type = "application/problem+json"),
+    (status = 409, description = "host.in_use", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn remove(
     State(api): Shared,
@@ -84,32 +82,16 @@ pub(crate) async fn remove(
 ) -> Result<StatusCode, Failure> {
     let mut tx = api.begin().await?;
     let host_id = known_host(&mut tx, &named).await?;
-    let gone = host::remove(&mut tx, host_id).await?;
+    let gone = host::remove(&mut tx, host_id).await.map_err(|error| match error {
+        StoreError::Refused { constraint, .. } if constraint == "host_jump_fkey" => {
+            Failure::new(Code::HostInUse, "other hosts are reached through it; give them another way first")
+        }
+        error => error.into(),
+    })?;
     let name = gone.ok_or_else(|| Failure::new(Code::HostNotFound, "it was removed just now"))?;
     trail::record(&mut tx, &asking, &HostDeleted { host_id, name }).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Puts a host key on record; from now on the host is held to it.
-#[utoipa::path(post, path = "/api/v1/hosts/{host}/accept-key", tag = "hosts", params(("host" = String, Path, description = "name or id")), request_body = AcceptKey, responses(
-    (status = 200, description = "on record", body = AcceptedKey),
-    (status = 400, description = "not a host key", body = Problem, content_type = "application/problem+json"),
-    (status = 404, description = "host.not_found", body = Problem, content_type = "application/problem+json"),
-))]
-pub(crate) async fn accept_key(
-    State(api): Shared,
-    asking: Asking,
-    Path(named): Path<String>,
-    Json(body): Json<AcceptKey>,
-) -> Result<axum::Json<AcceptedKey>, Failure> {
-    let mut tx = api.begin().await?;
-    let id = known_host(&mut tx, &named).await?;
-    let host = host::get(&mut tx, id).await?;
-    let host = host.ok_or_else(|| Failure::new(Code::HostNotFound, "it was removed just now"))?;
-    let accepted = accept(&mut tx, &asking, (id, &host.address, host.port), "/key", body.key).await?;
-    tx.commit().await?;
-    Ok(axum::Json(accepted))
 }
 
 async fn check(api: &Api, asking: &Asking, at: &str, new: &NewHost) -> Result<(), Failure> {
@@ -133,6 +115,7 @@ async fn register(tx: &mut Tx<'_>, asking: &Asking, at: &str, new: NewHost) -> R
         username: new.user,
         sudo: new.sudo.unwrap_or_default(),
         credential: known_credential(tx, at, new.credential.as_deref()).await?,
+        jump: known_jump(tx, at, new.jump.as_deref()).await?,
         labels: new.labels,
     };
     let host_id = host::add(tx, &row, &asking.caller.name).await.map_err(|error| {
@@ -142,12 +125,12 @@ async fn register(tx: &mut Tx<'_>, asking: &Asking, at: &str, new: NewHost) -> R
     })?;
     trail::record(tx, asking, &HostCreated { host_id, name: new.name }).await?;
     for key in new.known_keys {
-        accept(tx, asking, (host_id, &new.address, port), &format!("{at}/known_keys"), key).await?;
+        host_keys::put(tx, asking, (host_id, &new.address, port), &format!("{at}/known_keys"), key).await?;
     }
     Ok(host_id)
 }
 
-async fn known_credential(
+pub(super) async fn known_credential(
     tx: &mut Tx<'_>,
     at: &str,
     named: Option<&str>,
@@ -162,25 +145,16 @@ async fn known_credential(
     found.map(Some).ok_or_else(unknown)
 }
 
-async fn accept(
+/// The host that a new one is to be reached through.
+pub(super) async fn known_jump(
     tx: &mut Tx<'_>,
-    asking: &Asking,
-    (host_id, address, port): (HostId, &str, u16),
-    pointer: &str,
-    key: HostKey,
-) -> Result<AcceptedKey, Failure> {
-    let bytes = STANDARD.decode(&key.key).unwrap_or_default();
-    validate::host_key(pointer, &key.algorithm, &bytes)?;
-    let fingerprint = format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&bytes)));
-    let algorithm = key.algorithm.clone();
-    known_key::accept(tx, address, port, &key.into(), &fingerprint, &asking.caller.name).await?;
-    let accepted_by = asking.caller.name.clone();
-    let event = HostKeyAccepted {
-        host_id,
-        algorithm: algorithm.clone(),
-        fingerprint: fingerprint.clone(),
-        accepted_by,
+    at: &str,
+    named: Option<&str>,
+) -> Result<Option<HostId>, Failure> {
+    let Some(named) = named else { return Ok(None) };
+    let unknown = || {
+        let detail = "no host has this name or id; add the jump host first";
+        Failure::field(Code::HostNotFound, &format!("{at}/jump"), detail)
     };
-    trail::record(tx, asking, &event).await?;
-    Ok(AcceptedKey { host_id: host_id.0, algorithm, fingerprint })
+    host::find(tx, named).await?.map(Some).ok_or_else(unknown)
 }

@@ -155,6 +155,7 @@ fn view(row: HostSummary) -> Host {
         user: row.username,
         sudo: row.sudo,
         credential: row.credential.map(|(_, name)| name),
+        jump: row.jump.map(|(_, name)| name),
         labels: row.labels,
         platform: Some(row.platform.name).filter(|name| !name.is_empty()),
         created_at: row.created_at,

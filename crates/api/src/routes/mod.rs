@@ -8,6 +8,8 @@ pub(crate) mod channels;
 pub(crate) mod credentials;
 pub(crate) mod drift;
 pub(crate) mod host_changes;
+pub(crate) mod host_edit;
+pub(crate) mod host_keys;
 pub(crate) mod hosts;
 pub(crate) mod scans;
 pub(crate) mod status;

@@ -136,7 +136,7 @@ pub enum HostCommand {
     Add(HostAddArgs),
     /// Register many hosts from a CSV or JSON file
     Import {
-        /// CSV with a header line (name,address,port,user,credential,sudo,labels) or a JSON array; `-` is stdin
+        /// CSV with a header line (name,address,port,user,credential,jump,sudo,labels) or a JSON array; `-` is stdin
         file: PathBuf,
         #[command(flatten)]
         client: ClientArgs,
@@ -163,13 +163,25 @@ pub enum HostCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Put a host key on record, or replace the one that is there
+    /// Change how a host is reached and logged in to
+    Set(HostSetArgs),
+    /// Keys of a host: on record, revoked, and shown to a scan that did not believe them
+    Keys {
+        /// Host name or id
+        host: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Put a host key on record, or replace the one that is there; without a fingerprint or key, show both
     AcceptKey {
         /// Host name or id
         host: String,
-        /// Key as in a known_hosts or .pub line: `ssh-ed25519 AAAA...`
+        /// Fingerprint `SHA256:...` of a key that a scan was shown; compare it on the host's console
+        #[arg(long, conflicts_with = "key")]
+        fingerprint: Option<String>,
+        /// Whole key as in a known_hosts or .pub line: `ssh-ed25519 AAAA...`
         #[arg(long)]
-        key: String,
+        key: Option<String>,
         #[command(flatten)]
         client: ClientArgs,
     },
@@ -192,12 +204,39 @@ pub struct HostAddArgs {
     /// Credential name; the default credential when absent
     #[arg(long)]
     pub credential: Option<String>,
+    /// Host to go through (its name or id); it has a credential and host key of its own
+    #[arg(long, visible_alias = "via")]
+    pub jump: Option<String>,
+    /// Host key known beforehand, as in a .pub line: `ssh-ed25519 AAAA...`; repeatable
+    #[arg(long = "host-key")]
+    pub host_keys: Vec<String>,
     /// Become root with sudo
     #[arg(long)]
     pub sudo: bool,
     /// Label `key=value`; repeatable
     #[arg(long = "label")]
     pub labels: Vec<String>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What changes of a host.
+#[derive(Debug, Args)]
+pub struct HostSetArgs {
+    /// Host name or id
+    pub host: String,
+    /// Credential name; `default` for the default one
+    #[arg(long)]
+    pub credential: Option<String>,
+    /// Host to go through; `none` to dial directly
+    #[arg(long, visible_alias = "via")]
+    pub jump: Option<String>,
+    /// Login user
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Become root: `sudo` or `none`
+    #[arg(long, value_parser = ["sudo", "none"])]
+    pub sudo: Option<String>,
     #[command(flatten)]
     pub client: ClientArgs,
 }
@@ -212,6 +251,15 @@ pub enum CredentialCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Show a credential: metadata of its key, who uses it, never a secret
+    Show {
+        /// Name or id
+        name: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Change a credential; new secrets take the place of all old ones
+    Update(CredentialUpdateArgs),
     /// Remove a credential
     Rm {
         /// Name or id
@@ -229,18 +277,42 @@ pub struct CredentialAddArgs {
     /// Login user
     #[arg(long, short = 'u')]
     pub user: String,
-    /// File with the private key
+    #[command(flatten)]
+    pub secrets: SecretArgs,
+    /// Use it for every host without one of its own
+    #[arg(long)]
+    pub default: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Where secrets come from: files, standard input or the terminal, never arguments.
+#[derive(Debug, Args)]
+pub struct SecretArgs {
+    /// File with the private key; `-` reads standard input
     #[arg(long, short = 'i')]
     pub key_file: Option<PathBuf>,
-    /// File with the key's passphrase
+    /// File with the key's passphrase; `-` asks at the terminal
     #[arg(long, requires = "key_file")]
     pub passphrase_file: Option<PathBuf>,
-    /// File with the login password; `-` asks at the terminal
+    /// File with the login password; `-` asks at the terminal, or reads one line of standard input
     #[arg(long)]
     pub password_file: Option<PathBuf>,
     /// File with the sudo password; `-` asks at the terminal
     #[arg(long)]
     pub sudo_password_file: Option<PathBuf>,
+}
+
+/// What changes of a credential.
+#[derive(Debug, Args)]
+pub struct CredentialUpdateArgs {
+    /// Name or id
+    pub name: String,
+    /// Login user
+    #[arg(long, short = 'u')]
+    pub user: Option<String>,
+    #[command(flatten)]
+    pub secrets: SecretArgs,
     /// Use it for every host without one of its own
     #[arg(long)]
     pub default: bool,

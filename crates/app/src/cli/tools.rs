@@ -119,6 +119,18 @@ pub struct CheckArgs {
     /// File with the login password; `-` asks at the terminal
     #[arg(long)]
     pub password_file: Option<PathBuf>,
+    /// Go through this host first: USER@HOST[:PORT]; its key is checked like that of the host
+    #[arg(long, short = 'J')]
+    pub jump: Option<String>,
+    /// Private key file for the jump host; the one of -i when absent
+    #[arg(long, requires = "jump")]
+    pub jump_key: Option<PathBuf>,
+    /// File with the passphrase of that key
+    #[arg(long, requires = "jump_key")]
+    pub jump_passphrase_file: Option<PathBuf>,
+    /// File with the password for the jump host; never the one of the host itself
+    #[arg(long, requires = "jump")]
+    pub jump_password_file: Option<PathBuf>,
     /// Rule directory; the corpus in the binary when absent
     #[arg(long)]
     pub rules: Option<PathBuf>,

@@ -1,17 +1,14 @@
-//! `host` and `credential`.
+//! `host`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use openwatch_api::dto::{
-    AcceptKey, AcceptedKey, Credential, Host, HostKey, HostRule, NewCredential, NewHost, Page,
-};
+use openwatch_api::dto::{Host, HostChange, HostRule, NewHost, Page};
 use openwatch_model::credential::SudoMode;
-use zeroize::Zeroizing;
 
+use super::host_keys::{accept_key, keys, parse_key};
 use super::{Client, table};
-use crate::cli::{CredentialAddArgs, CredentialCommand, HostAddArgs, HostCommand, LookArgs};
-use crate::config::read_secret;
+use crate::cli::{HostAddArgs, HostCommand, HostSetArgs, LookArgs};
 use crate::exit::Failure;
 use crate::place::url_encode;
 
@@ -34,16 +31,10 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
             table::line(&format!("host {host} removed; its history stays"));
             Ok(())
         }
-        HostCommand::AcceptKey { host, key, client } => {
-            let client = Client::new(&client)?;
-            let body = AcceptKey { key: parse_key(&key)? };
-            let path = format!("/hosts/{}/accept-key", url_encode(&host));
-            let accepted: AcceptedKey = client.post(&path, &body).await?;
-            if client.json {
-                return table::json(&accepted);
-            }
-            table::line(&format!("{host} is now held to {} {}", accepted.algorithm, accepted.fingerprint));
-            Ok(())
+        HostCommand::Set(args) => set(args).await,
+        HostCommand::Keys { host, client } => keys(&host, &Client::new(&client)?).await,
+        HostCommand::AcceptKey { host, fingerprint, key, client } => {
+            accept_key(&host, fingerprint, key.as_deref(), &Client::new(&client)?).await
         }
     }
 }
@@ -57,14 +48,40 @@ async fn add(args: HostAddArgs) -> Result<(), Failure> {
         user: args.user,
         sudo: args.sudo.then_some(SudoMode::Sudo),
         credential: args.credential,
+        jump: args.jump,
         labels: labels(&args.labels)?,
-        known_keys: Vec::new(),
+        known_keys: args.host_keys.iter().map(|line| parse_key(line)).collect::<Result<_, _>>()?,
     };
     let host: Host = client.post("/hosts", &body).await?;
     if client.json {
         return table::json(&host);
     }
     table::line(&format!("host {} added as {} ({}:{})", host.name, host.id, host.address, host.port));
+    Ok(())
+}
+
+async fn set(args: HostSetArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.client)?;
+    let or_none = |text: String, none: &str| (text != none).then_some(text);
+    let body = HostChange {
+        credential: args.credential.map(|text| or_none(text, "default")),
+        jump: args.jump.map(|text| or_none(text, "none")),
+        user: args.user,
+        sudo: args.sudo.map(|text| if text == "sudo" { SudoMode::Sudo } else { SudoMode::None }),
+    };
+    if body == HostChange::default() {
+        return Err(Failure::usage("say what changes: --credential, --jump, --user or --sudo"));
+    }
+    let host: Host = client.patch(&format!("/hosts/{}", url_encode(&args.host)), &body).await?;
+    if client.json {
+        return table::json(&host);
+    }
+    let way = host.jump.as_ref().map_or("directly".to_owned(), |jump| format!("through {jump}"));
+    table::line(&format!(
+        "host {} is reached {way}, with credential {}",
+        host.name,
+        host.credential.as_deref().unwrap_or("(the default)")
+    ));
     Ok(())
 }
 
@@ -77,15 +94,6 @@ fn labels(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
         Ok((key.to_owned(), value.to_owned()))
     };
     pairs.iter().map(split).collect()
-}
-
-fn parse_key(text: &str) -> Result<HostKey, Failure> {
-    let mut words =
-        text.split_whitespace().skip_while(|word| !word.starts_with("ssh-") && !word.starts_with("ecdsa-"));
-    match (words.next(), words.next()) {
-        (Some(algorithm), Some(key)) => Ok(HostKey { algorithm: algorithm.into(), key: key.into() }),
-        _ => Err(Failure::usage("a host key is written as in a .pub file: `ssh-ed25519 AAAA...`")),
-    }
 }
 
 async fn import(file: &Path, client: &Client) -> Result<(), Failure> {
@@ -110,7 +118,7 @@ async fn import(file: &Path, client: &Client) -> Result<(), Failure> {
 
 /// Reads the columns of [`HostCommand::Import`]; all problems are told together, nothing is sent unless there is none.
 fn from_csv(text: &str) -> Result<Vec<NewHost>, Failure> {
-    const COLUMNS: &str = "name,address,port,user,credential,sudo,labels";
+    const COLUMNS: &str = "name,address,port,user,credential,jump,sudo,labels";
     let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let header: Vec<&str> =
         lines.next().map(|(_, line)| line.split(',').map(str::trim).collect()).unwrap_or_default();
@@ -159,6 +167,7 @@ fn row(cells: &BTreeMap<&str, &str>, too_many: bool) -> Result<NewHost, String> 
         user: cell("user").map(str::to_owned),
         sudo,
         credential: cell("credential").map(str::to_owned),
+        jump: cell("jump").map(str::to_owned),
         labels: labels.collect::<Result<_, _>>()?,
         known_keys: Vec::new(),
         name,
@@ -209,92 +218,6 @@ async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs a `credential` command.
-///
-/// # Errors
-/// As the API's answer, or a file that cannot be read.
-pub async fn credential(command: CredentialCommand) -> Result<(), Failure> {
-    match command {
-        CredentialCommand::Add(args) => add_credential(args).await,
-        CredentialCommand::List { client } => {
-            let client = Client::new(&client)?;
-            let page: Page<Credential> = client.get("/credentials", &[]).await?;
-            if client.json {
-                return table::json(&page.items);
-            }
-            let mut table = table::new(&["credential", "user", "method", "default", "in the vault"]);
-            for it in &page.items {
-                let yes = |b: bool| if b { "yes" } else { "no" };
-                table.add_row([
-                    &it.name,
-                    &it.username,
-                    it.auth_method.as_str(),
-                    yes(it.default),
-                    yes(it.stored),
-                ]);
-            }
-            table::print(
-                &table,
-                "no credentials yet; `openwatch credential add NAME --user U --key-file F` stores one",
-            );
-            Ok(())
-        }
-        CredentialCommand::Rm { name, client } => {
-            Client::new(&client)?.delete(&format!("/credentials/{}", url_encode(&name))).await?;
-            table::line(&format!("credential {name} removed"));
-            Ok(())
-        }
-    }
-}
-
-async fn add_credential(args: CredentialAddArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.client)?;
-    let body = NewCredential {
-        name: args.name.clone(),
-        username: args.user.clone(),
-        default: args.default,
-        password: secret(args.password_file.as_deref(), "login password")?,
-        private_key: args.key_file.as_deref().map(read_key).transpose()?,
-        passphrase: secret(args.passphrase_file.as_deref(), "passphrase")?,
-        sudo_password: secret(args.sudo_password_file.as_deref(), "sudo password")?,
-    };
-    let stored: Credential = client.post("/credentials", &body).await?;
-    if client.json {
-        return table::json(&stored);
-    }
-    table::line(&format!(
-        "credential {} added as {} ({})",
-        stored.name,
-        stored.id,
-        stored.auth_method.as_str()
-    ));
-    Ok(())
-}
-
-/// A secret from a file, or from the terminal for `-`.
-///
-/// # Errors
-/// As the file, or no terminal.
-pub fn secret(file: Option<&Path>, what: &str) -> Result<Option<String>, Failure> {
-    match file {
-        None => Ok(None),
-        Some(path) if path == Path::new("-") => rpassword::prompt_password(format!("{what}: "))
-            .map(Some)
-            .map_err(|e| Failure::usage(format!("cannot ask for the {what} at the terminal: {e}"))),
-        Some(path) => read_secret(path).map(|text| Some(text.to_string())).map_err(Failure::usage),
-    }
-}
-
-/// A private key file, whole.
-///
-/// # Errors
-/// Exit 64 when it cannot be read.
-pub fn read_key(path: &Path) -> Result<String, Failure> {
-    let text = std::fs::read_to_string(path).map(Zeroizing::new);
-    text.map(|text| text.to_string())
-        .map_err(|e| Failure::usage(format!("cannot read key {}: {e}", path.display())))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,13 +241,5 @@ mod tests {
         let text = failure.error.to_string();
         assert!(text.contains("line 2: port `99999`") && text.contains("line 3: name is empty"), "{text}");
         assert!(from_csv("name,prot\n").err().unwrap().error.to_string().contains("unknown column `prot`"));
-    }
-
-    #[test]
-    fn host_keys_are_read_from_any_usual_line() {
-        for line in ["ssh-ed25519 AAAA", "web-1 ssh-ed25519 AAAA comment", "[web]:22 ssh-ed25519 AAAA"] {
-            assert_eq!(parse_key(line).ok().unwrap().key, "AAAA");
-        }
-        assert!(parse_key("AAAA").is_err());
     }
 }

@@ -1,6 +1,8 @@
 //! The command line as a client of the REST API.
 
 pub mod audit;
+pub mod credentials;
+pub mod host_keys;
 pub mod hosts;
 pub mod look;
 pub mod scan;
@@ -94,6 +96,14 @@ impl Client {
         key: &str,
     ) -> Result<T, Failure> {
         self.send(Method::POST, path, &[], Some(body), Some(key)).await
+    }
+
+    /// `PATCH` with a body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.send(Method::PATCH, path, &[], Some(body), None).await
     }
 
     /// `DELETE`.

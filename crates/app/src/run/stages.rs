@@ -5,6 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 use openwatch_api::{ApiConfig, ApiDeps};
 use openwatch_bus::{Bus, User};
+use openwatch_model::credential::KeyFacts;
 use openwatch_pipeline::alerts::Alerts;
 use openwatch_pipeline::caretakers::{Caretakers, relay};
 use openwatch_pipeline::drift::Drift;
@@ -218,6 +219,7 @@ impl Wiring<'_> {
             health: self.process.health.clone(),
             metrics: Some(metrics),
             private_webhooks,
+            inspect_key,
         };
         let late = self.process.late.clone();
         self.process.other("api", async move {
@@ -225,6 +227,11 @@ impl Wiring<'_> {
         });
         Ok(())
     }
+}
+
+/// What the API is told of a private key: it knows no SSH itself.
+pub fn inspect_key(text: &str, passphrase: Option<&str>) -> Result<KeyFacts, String> {
+    openwatch_remote::inspect_key(text, passphrase).map_err(|error| format!("cannot {error}"))
 }
 
 /// SIGHUP re-reads the policy file.

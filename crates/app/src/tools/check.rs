@@ -2,24 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use openwatch_model::credential::{Secret, SudoMode};
+use openwatch_model::host::{HostKeyMode, KnownKey};
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::{Failure as ScanFailure, Measurement, Selection};
 use openwatch_model::score::Score;
 use openwatch_model::{Outcome, Severity, Status, Timestamp};
 use openwatch_pipeline::measure::{MeasureOptions, measure};
-use openwatch_remote::{Limits, Target, connect};
+use openwatch_remote::known_hosts::{KnownHosts, render};
+use openwatch_remote::{Connection, HostKeyPolicy, Limits, Target, Trust, connect, connect_through};
 use openwatch_rules::{Corpus, Variables, capability_names};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::known_hosts;
 use super::rules::tell_problems;
 use crate::cli::CheckArgs;
-use crate::client::hosts::{read_key, secret};
+use crate::client::credentials::{read_key, secret};
 use crate::client::table;
 use crate::corpus_files;
 use crate::exit::{Failure, INTERRUPTED, UNAVAILABLE};
@@ -34,7 +36,8 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let selection = selection(&args, &corpus)?;
     let capabilities = capabilities(&args.capabilities)?;
     let secret = secrets(&args)?;
-    let policy = known_hosts::policy(&args.host_key, &target)?;
+    let (policy, known_hosts) = host_keys(&args, &target)?;
+    let jump = jump(&args)?;
     crate::run::harden();
 
     let begun = Instant::now();
@@ -42,11 +45,20 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let cancel = CancellationToken::new();
     let work = async {
         let refused = |error: &openwatch_remote::RemoteError| Failure::unavailable(format!("cannot {error}"));
-        let connection =
-            connect(&target, &policy, &Limits::default(), &cancel).await.map_err(|error| refused(&error))?;
-        if connection.is_first_contact() {
-            known_hosts::remember(&target, connection.host_key())?;
+        let limits = Limits::default();
+        let connection = match jump {
+            None => connect(&target, &policy, &limits, &cancel).await,
+            Some(Jump { target: first, policy: known, secret }) => {
+                let connection = connect(&first, &known, &limits, &cancel)
+                    .await
+                    .map_err(|error| refused(&error.at_jump()))?;
+                keep(&first, &connection, known_hosts.as_deref())?;
+                let jump = connection.into_jump(secret).await.map_err(|error| refused(&error))?;
+                connect_through(&jump, &target, &policy, &limits, &cancel).await
+            }
         }
+        .map_err(|error| refused(&error))?;
+        keep(&target, &connection, known_hosts.as_deref())?;
         let mut session = connection.login(&secret).await.map_err(|error| refused(&error))?;
         let sudo = args.sudo || args.sudo_password_file.is_some();
         let options = MeasureOptions {
@@ -76,13 +88,73 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
 }
 
 fn target(args: &CheckArgs) -> Result<Target, Failure> {
-    let (user, address) = args
-        .target
-        .rsplit_once('@')
-        .filter(|(user, address)| !user.is_empty() && !address.is_empty())
+    let (user, address) = user_and_rest(&args.target)
         .ok_or_else(|| Failure::usage(format!("name the host as USER@HOST, not `{}`", args.target)))?;
     let address = address.trim_matches(['[', ']']).to_owned();
     Ok(Target { address, port: args.port, user: user.to_owned() })
+}
+
+fn user_and_rest(text: &str) -> Option<(&str, &str)> {
+    text.rsplit_once('@').filter(|(user, rest)| !user.is_empty() && !rest.is_empty())
+}
+
+/// The host to go through first.
+struct Jump {
+    target: Target,
+    policy: HostKeyPolicy,
+    secret: Secret,
+}
+
+fn jump(args: &CheckArgs) -> Result<Option<Jump>, Failure> {
+    let Some(text) = &args.jump else { return Ok(None) };
+    let target = jump_target(text)
+        .ok_or_else(|| Failure::usage(format!("name the jump host as USER@HOST[:PORT], not `{text}`")))?;
+    let (policy, _) = host_keys(args, &target)?;
+    if matches!(policy.trust, Trust::Pinned(_)) {
+        let text =
+            "a pinned fingerprint is that of the host; with -J put both keys into known_hosts, or use tofu";
+        return Err(Failure::usage(text));
+    }
+    let mut it = Secret::default();
+    let own = args.jump_key.is_some() || args.jump_password_file.is_some();
+    // A key proves itself without being given away; a password would be, so the host's own is never tried on another.
+    let key = if own { args.jump_key.as_deref() } else { args.key.as_deref() };
+    let passphrase = if own { &args.jump_passphrase_file } else { &args.passphrase_file };
+    it.private_key = key.map(read_key).transpose()?;
+    it.passphrase = secret(passphrase.as_deref(), "passphrase for the jump host")?;
+    it.password = secret(args.jump_password_file.as_deref(), "password for the jump host")?;
+    if it.auth_method().is_none() {
+        let text =
+            "give a key for the jump host with -i or --jump-key, or a password with --jump-password-file";
+        return Err(Failure::usage(text));
+    }
+    Ok(Some(Jump { target, policy, secret: it }))
+}
+
+/// `USER@HOST`, `USER@HOST:PORT`, `USER@[IPV6]:PORT`; an IPv6 address without brackets has no port.
+fn jump_target(text: &str) -> Option<Target> {
+    let (user, rest) = user_and_rest(text)?;
+    let (address, port) = match rest.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']')?;
+            (address, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
+        }
+        None if rest.matches(':').count() == 1 => {
+            rest.split_once(':').map(|(address, port)| (address, Some(port)))?
+        }
+        None => (rest, None),
+    };
+    let port = port.map_or(Some(22), |port| port.parse().ok().filter(|port| *port != 0))?;
+    let address = address.to_owned();
+    (!address.is_empty()).then_some(Target { address, port, user: user.to_owned() })
+}
+
+/// Remembers the key of a first contact, where that is wanted.
+fn keep(target: &Target, connection: &Connection, known_hosts: Option<&Path>) -> Result<(), Failure> {
+    match known_hosts {
+        Some(path) if connection.is_first_contact() => remember(path, target, connection.host_key()),
+        _ => Ok(()),
+    }
 }
 
 fn corpus(args: &CheckArgs) -> Result<Corpus, Failure> {
@@ -161,6 +233,44 @@ fn secrets(args: &CheckArgs) -> Result<Secret, Failure> {
     it.password = secret(args.password_file.as_deref(), "login password")?;
     it.sudo_password = secret(args.sudo_password_file.as_deref(), "sudo password")?;
     Ok(it)
+}
+
+/// The policy, and the file to remember a first contact in.
+fn host_keys(args: &CheckArgs, target: &Target) -> Result<(HostKeyPolicy, Option<PathBuf>), Failure> {
+    let path = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
+    let text = match path.as_ref().map(std::fs::read_to_string) {
+        Some(Ok(text)) => text,
+        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Failure::usage(format!("cannot read your known_hosts file: {error}")));
+        }
+        _ => String::new(),
+    };
+    let hosts = KnownHosts::parse(&text);
+    let lookup = hosts.lookup(&target.address, target.port);
+    let (trust, remember) = match args.host_key.as_str() {
+        "tofu" => (Trust::Mode(HostKeyMode::Tofu), path),
+        "require-known" => (Trust::Mode(HostKeyMode::RequireKnown), None),
+        pin if pin.starts_with("SHA256:") => (Trust::Pinned(pin.to_owned()), None),
+        other => {
+            let text = format!("--host-key is tofu, require-known or SHA256:..., not `{other}`");
+            return Err(Failure::usage(text));
+        }
+    };
+    Ok((HostKeyPolicy { trust, known: lookup.known, revoked: lookup.revoked }, remember))
+}
+
+/// Appends a key seen on first contact to the user's known_hosts.
+fn remember(path: &Path, target: &Target, key: &KnownKey) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    if let Some(dir) = path.parent() {
+        crate::keydir::make_private_dir(dir)?;
+    }
+    let mut file = std::fs::File::options().append(true).create(true).mode(0o600).open(path)?;
+    file.lock()?;
+    writeln!(file, "{}", render(&target.address, target.port, key).trim_end())?;
+    eprintln!("openwatch: {} is now held to the key it showed ({})", target.address, path.display());
+    Ok(())
 }
 
 fn progress(json: bool) -> ProgressBar {
@@ -250,5 +360,26 @@ fn order(status: Status) -> u8 {
         Status::Fail => 1,
         Status::Pass => 2,
         Status::Skipped => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jump_hosts_are_written_as_people_write_them() {
+        let read = |text| jump_target(text).map(|it| (it.user, it.address, it.port));
+        let is = |user: &str, address: &str, port| Some((user.to_owned(), address.to_owned(), port));
+        assert_eq!(read("ops@bastion"), is("ops", "bastion", 22));
+        assert_eq!(read("ops@bastion:2222"), is("ops", "bastion", 2222));
+        assert_eq!(read("ops@[2001:db8::1]:2222"), is("ops", "2001:db8::1", 2222));
+        assert_eq!(read("ops@[2001:db8::1]"), is("ops", "2001:db8::1", 22));
+        assert_eq!(read("ops@2001:db8::1"), is("ops", "2001:db8::1", 22));
+        for wrong in
+            ["bastion", "@bastion", "ops@", "ops@bastion:", "ops@bastion:0", "ops@bastion:x", "ops@[::1]2"]
+        {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openwatch_model::credential::SudoMode;
 use openwatch_model::host::{HostKeyMode, KnownKey};
-use openwatch_model::scan::{Job, Lane, Selection};
+use openwatch_model::scan::{Job, Jump, Lane, Selection};
 use openwatch_model::{HostId, ScanId};
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +20,13 @@ pub fn message_id(scan: ScanId, attempt: u32) -> String {
     format!("{scan}.{attempt}")
 }
 
-/// Version 1.
+/// Version 1, and version 2 of a host that is reached through another one.
+///
+/// Not merely an optional field: a worker that has never heard of jump hosts would dial the address directly, and in its
+/// own network that may be another machine. It refuses version 2 instead. Hosts without one stay at version 1, so that
+/// workers of either age serve them.
 #[derive(Serialize, Deserialize)]
-struct V1 {
+struct Fields {
     version: u64,
     scan_id: ScanId,
     attempt: u32,
@@ -47,12 +51,23 @@ struct V1 {
     corpus: String,
     #[serde(default)]
     variables: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jump: Option<JumpFields>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JumpFields {
+    host_id: HostId,
+    address: String,
+    port: u16,
+    user: String,
+    known_keys: Vec<KnownKey>,
 }
 
 /// The bytes to sign and to publish.
 pub fn encode(job: &Job) -> Bytes {
-    write(&V1 {
-        version: 1,
+    write(&Fields {
+        version: if job.jump.is_some() { 2 } else { 1 },
         scan_id: job.scan,
         attempt: job.attempt,
         host_id: job.host,
@@ -72,6 +87,13 @@ pub fn encode(job: &Job) -> Bytes {
         known_keys: job.known_keys.clone(),
         corpus: job.corpus.clone(),
         variables: job.variables.clone(),
+        jump: job.jump.clone().map(|Jump { host, address, port, user, known_keys }| JumpFields {
+            host_id: host,
+            address,
+            port,
+            user,
+            known_keys,
+        }),
     })
 }
 
@@ -81,13 +103,19 @@ pub fn encode(job: &Job) -> Bytes {
 /// [`DecodeError::UnknownVersion`] or [`DecodeError::Malformed`]; neither gets better by waiting.
 pub fn decode(payload: &[u8]) -> Result<Job, DecodeError> {
     match version(WHAT, payload)? {
-        1 => parse::<V1>(WHAT, payload).map(Job::from),
+        1 => parse::<Fields>(WHAT, payload).map(|fields| Job::from(Fields { jump: None, ..fields })),
+        2 => match parse::<Fields>(WHAT, payload)? {
+            Fields { jump: None, .. } => {
+                Err(DecodeError::Malformed { what: WHAT, reason: "version 2 names a jump host".into() })
+            }
+            fields => Ok(Job::from(fields)),
+        },
         version => Err(DecodeError::UnknownVersion { what: WHAT, version }),
     }
 }
 
-impl From<V1> for Job {
-    fn from(it: V1) -> Self {
+impl From<Fields> for Job {
+    fn from(it: Fields) -> Self {
         Self {
             scan: it.scan_id,
             attempt: it.attempt,
@@ -107,6 +135,13 @@ impl From<V1> for Job {
             known_keys: it.known_keys,
             corpus: it.corpus,
             variables: it.variables,
+            jump: it.jump.map(|it| Jump {
+                host: it.host_id,
+                address: it.address,
+                port: it.port,
+                user: it.user,
+                known_keys: it.known_keys,
+            }),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The one question of the pipeline: the secret for this attempt, sealed to a key that only the asker holds.
 
 use bytes::Bytes;
-use openwatch_model::ScanId;
+use openwatch_model::{HostId, ScanId};
 use serde::{Deserialize, Serialize};
 
 use super::{base64_text, parse, version, write};
@@ -20,6 +20,8 @@ pub struct Request {
     pub public_key: Vec<u8>,
     /// Name of the worker.
     pub worker: String,
+    /// The jump host whose secret is wanted; absent when it is that of the scanned host.
+    pub jump: Option<HostId>,
 }
 
 /// What the vault answers.
@@ -40,9 +42,10 @@ pub enum Reply {
 const REQUEST: &str = "vault request";
 const REPLY: &str = "vault reply";
 
-/// Version 1 of the question.
+/// Version 1 of the question, and version 2 of the one for a jump host's secret: a vault that has never heard of jump
+/// hosts must not give another secret instead.
 #[derive(Serialize, Deserialize)]
-struct RequestV1 {
+struct RequestFields {
     version: u64,
     scan_id: ScanId,
     attempt: u32,
@@ -50,6 +53,8 @@ struct RequestV1 {
     #[serde(with = "base64_text")]
     public_key: Vec<u8>,
     worker: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jump: Option<HostId>,
 }
 
 /// Version 1 of the answer.
@@ -75,8 +80,9 @@ enum AnswerV1 {
 impl Request {
     /// The bytes to sign and to send.
     pub fn encode(&self) -> Bytes {
-        let Self { scan, attempt, tag, public_key, worker } = self.clone();
-        write(&RequestV1 { version: 1, scan_id: scan, attempt, tag, public_key, worker })
+        let Self { scan, attempt, tag, public_key, worker, jump } = self.clone();
+        let version = if jump.is_some() { 2 } else { 1 };
+        write(&RequestFields { version, scan_id: scan, attempt, tag, public_key, worker, jump })
     }
 
     /// Reads a question. Check its signature first.
@@ -85,10 +91,14 @@ impl Request {
     /// [`DecodeError::UnknownVersion`] or [`DecodeError::Malformed`].
     pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
         match version(REQUEST, payload)? {
-            1 => {
-                let RequestV1 { scan_id: scan, attempt, tag, public_key, worker, .. } =
+            1 | 2 => {
+                let RequestFields { version, scan_id: scan, attempt, tag, public_key, worker, jump } =
                     parse(REQUEST, payload)?;
-                Ok(Self { scan, attempt, tag, public_key, worker })
+                if (version == 2) != jump.is_some() {
+                    let reason = "version 2, and only that, names a jump host".into();
+                    return Err(DecodeError::Malformed { what: REQUEST, reason });
+                }
+                Ok(Self { scan, attempt, tag, public_key, worker, jump })
             }
             version => Err(DecodeError::UnknownVersion { what: REQUEST, version }),
         }

@@ -8,13 +8,13 @@ use openwatch_bus::message::vault::{Reply, Request};
 use openwatch_bus::message::{KEY_ID, MAC};
 use openwatch_bus::subject::VAULT_RELEASE;
 use openwatch_bus::{BusError, Message, Next};
-use openwatch_model::Timestamp;
 use openwatch_model::credential::Secret;
 use openwatch_model::host::KnownKey;
-use openwatch_model::scan::{Failure, FailureReason, Job, Measurement, ScanResult, Verdict};
-use openwatch_remote::{Connection, HostKeyPolicy, Limits, RemoteError, Target, connect};
+use openwatch_model::scan::{Failure, FailureReason, Job, Jump, Measurement, ScanResult, Verdict};
+use openwatch_model::{HostId, Timestamp};
+use openwatch_remote::{Connection, HostKeyPolicy, Limits, RemoteError, Target, connect, connect_through};
 use openwatch_rules::ENGINE_VERSION;
-use openwatch_trust::seal::EphemeralKey;
+use openwatch_trust::seal::{EphemeralKey, SealError};
 use openwatch_trust::{ResultKey, Tag};
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,8 @@ enum Stop {
 #[derive(Default)]
 struct Trace {
     learned_key: Option<KnownKey>,
+    learned_jump_key: Option<(HostId, KnownKey)>,
+    shown_key: Option<KnownKey>,
     result_key: Option<ResultKey>,
 }
 
@@ -80,6 +82,8 @@ pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag)
         engine: ENGINE_VERSION.to_owned(),
         corpus: job.corpus.clone(),
         learned_key: trace.learned_key,
+        learned_jump_key: trace.learned_jump_key,
+        shown_key: trace.shown_key,
         verdict,
     };
     let outcome = if matches!(result.verdict, Verdict::Completed(_)) { "completed" } else { "failed" };
@@ -115,7 +119,7 @@ async fn perform(
         Err(CorpusError::Bus(error)) if error.is_outage() => return Err(Stop::Later(AWAY)),
         Err(error) => return Err(fail(FailureReason::CorpusUnavailable, error.to_string())),
     };
-    let connection = dial(job).await?;
+    let connection = reach(worker, job, tag, trace).await?;
     trace.learned_key = connection.is_first_contact().then(|| connection.host_key().clone());
     let (secret, result_key) = ask_vault(worker, job, tag).await?;
     trace.result_key = Some(result_key);
@@ -153,16 +157,61 @@ async fn perform(
     }
 }
 
-async fn dial(job: &Job) -> Result<Connection, Stop> {
+/// A connection to the host whose key has been verified; through its jump host, where it has one. The order holds on
+/// both: first the host's key, then its secret.
+async fn reach(worker: &Worker, job: &Job, tag: Tag, trace: &mut Trace) -> Result<Connection, Stop> {
     let target = Target { address: job.address.clone(), port: job.port, user: job.user.clone() };
     let policy = HostKeyPolicy::new(job.host_key_mode, job.known_keys.clone());
     // A stop drains: what is in hand is finished within the loop's grace, so a token that nobody cancels.
-    connect(&target, &policy, &Limits::default(), &CancellationToken::new())
-        .await
-        .map_err(|error| Stop::Failed(failure(&error)))
+    let (limits, nobody) = (Limits::default(), CancellationToken::new());
+    let reached = match &job.jump {
+        None => connect(&target, &policy, &limits, &nobody).await,
+        Some(it) => {
+            let first = Target { address: it.address.clone(), port: it.port, user: it.user.clone() };
+            let known = HostKeyPolicy::new(job.host_key_mode, it.known_keys.clone());
+            let connection = connect(&first, &known, &limits, &nobody)
+                .await
+                .map_err(|error| Stop::Failed(failure(&error.at_jump())))?;
+            let secret = ask_for_jump(worker, job, it, tag).await?;
+            trace.learned_jump_key =
+                connection.is_first_contact().then(|| (it.host, connection.host_key().clone()));
+            match connection.into_jump(secret).await {
+                Ok(jump) => connect_through(&jump, &target, &policy, &limits, &nobody).await,
+                Err(error) => Err(error),
+            }
+        }
+    };
+    reached.map_err(|error| {
+        trace.shown_key = error.shown_key().cloned();
+        Stop::Failed(failure(&error))
+    })
 }
 
 async fn ask_vault(worker: &Worker, job: &Job, tag: Tag) -> Result<(Secret, ResultKey), Stop> {
+    let (key, sealed) = question(worker, job, tag, None).await?;
+    key.open_release(&sealed, job.scan, job.attempt).map_err(|error| unopened(&error))
+}
+
+async fn ask_for_jump(worker: &Worker, job: &Job, jump: &Jump, tag: Tag) -> Result<Secret, Stop> {
+    let (key, sealed) = question(worker, job, tag, Some(jump.host)).await.map_err(|stop| match stop {
+        Stop::Failed(it) => Stop::Failed(Failure { detail: format!("the jump host: {}", it.detail), ..it }),
+        other => other,
+    })?;
+    key.open_jump(&sealed, job.scan, job.attempt, jump.host).map_err(|error| unopened(&error))
+}
+
+fn unopened(error: &SealError) -> Stop {
+    let detail = format!("the released secret cannot be opened: {error}");
+    fail(FailureReason::CredentialDecryptionFailed, detail)
+}
+
+/// Asks the vault, with a key made for this question alone.
+async fn question(
+    worker: &Worker,
+    job: &Job,
+    tag: Tag,
+    jump: Option<HostId>,
+) -> Result<(EphemeralKey, Vec<u8>), Stop> {
     let key = EphemeralKey::generate();
     let request = Request {
         scan: job.scan,
@@ -170,6 +219,7 @@ async fn ask_vault(worker: &Worker, job: &Job, tag: Tag) -> Result<(Secret, Resu
         tag: tag.to_string(),
         public_key: key.public().to_vec(),
         worker: worker.name.clone(),
+        jump,
     }
     .encode();
     let signed = worker.keys.sign_request(&request);
@@ -189,12 +239,7 @@ async fn ask_vault(worker: &Worker, job: &Job, tag: Tag) -> Result<(Secret, Resu
         .filter(|(signed, reply)| worker.keys.verify_answer(&request, reply, signed).is_ok())
         .and_then(|(_, reply)| Reply::decode(reply).ok());
     match reply {
-        Some(Reply::Sealed { sealed }) => key.open_release(&sealed, job.scan, job.attempt).map_err(|error| {
-            fail(
-                FailureReason::CredentialDecryptionFailed,
-                format!("the released secret cannot be opened: {error}"),
-            )
-        }),
+        Some(Reply::Sealed { sealed }) => Ok((key, sealed)),
         Some(Reply::Refused { code }) => Err(refused(&code)),
         None => {
             tracing::error!(scan.id = %job.scan, "an answer in the vault's place is not the vault's; the job waits");

@@ -10,7 +10,7 @@ use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC};
 use openwatch_bus::subject::{self, BUCKET_RESULTS};
 use openwatch_bus::trace::Traceparent;
 use openwatch_bus::{BusError, Message, Outgoing};
-use openwatch_model::scan::{ScanResult, Verdict};
+use openwatch_model::scan::ScanResult;
 use openwatch_model::{HostId, ScanId};
 use openwatch_trust::{ResultKey, Signed};
 use uuid::Uuid;
@@ -48,7 +48,8 @@ pub(super) async fn rejected(
     hold(worker, &outgoing(subject, id, &signed, "executor", payload, message)).await
 }
 
-/// Says how it ended. Outcomes are signed with the attempt's key, everything else with the worker's.
+/// Says how it ended. Outcomes are signed with the attempt's key, and so is a failure that came after the vault gave it:
+/// what else it says, such as a host key seen for the first time, then counts too.
 pub(super) async fn last(
     worker: &Worker,
     message: &Message,
@@ -61,9 +62,9 @@ pub(super) async fn last(
     }
     let subject = subject::result(Part::Final, result.host, result.scan);
     let part = Part::Final.as_str();
-    let (signed, kind) = match (&result.verdict, key) {
-        (Verdict::Completed(_), Some(key)) => (key.sign(part, &subject, &payload), "attempt"),
-        _ => (worker.keys.sign_result(part, &subject, &payload), "executor"),
+    let (signed, kind) = match key {
+        Some(key) => (key.sign(part, &subject, &payload), "attempt"),
+        None => (worker.keys.sign_result(part, &subject, &payload), "executor"),
     };
     let id = message_id(result.scan, result.attempt, message.deliveries, Part::Final);
     hold(worker, &outgoing(subject, id, &signed, kind, payload, message)).await

@@ -70,6 +70,7 @@ fn to_job(order: &JobOrder, policy: &Policy, corpus: &str, now: Timestamp) -> Jo
         timeout: policy.timeout,
         host_key_mode: policy.host_key_mode,
         known_keys: order.known_keys.clone(),
+        jump: order.jump.clone(),
         corpus: order.corpus.clone().unwrap_or_else(|| corpus.to_owned()),
         variables: policy.variables_for(&order.name, &order.labels),
     }

@@ -4,24 +4,28 @@ use std::collections::BTreeMap;
 
 use openwatch_bus::Message;
 use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
-use openwatch_model::audit::{Actor, FindingPersisted, HostKeyAccepted, ScanCompleted};
+use openwatch_model::audit::{Actor, FindingPersisted, ScanCompleted};
 use openwatch_model::drift::{Summary, summarise};
-use openwatch_model::host::KnownKey;
 use openwatch_model::scan::{Failure, FailureReason, Measurement, ScanResult, Verdict};
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::{Change, change};
 use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, OpenScan, Source};
 use openwatch_store::finding::{self, Finding};
-use openwatch_store::known_key::{self, Learned};
 use openwatch_store::{StoreError, Tx};
 
-use super::{STAGE, Trouble, Writer, refuse};
+use super::{STAGE, Trouble, Writer, keys, refuse};
 use crate::ending;
 use crate::out::Out;
 
 /// Applies a verified result. A replay is acked and counted.
-pub(super) async fn result(writer: &Writer, message: &Message, result: ScanResult) -> Result<(), Trouble> {
+/// `proven`: signed with the key of its attempt, not with one that every worker has.
+pub(super) async fn result(
+    writer: &Writer,
+    message: &Message,
+    result: ScanResult,
+    proven: bool,
+) -> Result<(), Trouble> {
     let mut tx = writer.store.begin().await?;
     let open = match end::open(&mut tx, result.scan, Some(result.host)).await? {
         Ending::Open(open) => *open,
@@ -44,7 +48,7 @@ pub(super) async fn result(writer: &Writer, message: &Message, result: ScanResul
         .under(&open.policy_version)
         .traced(message.trace);
     match &result.verdict {
-        Verdict::Failed(failure) => failed(tx, out, &open, &source, &result, failure).await,
+        Verdict::Failed(failure) => failed(tx, out, &open, &source, &result, failure, proven).await,
         Verdict::Completed(measured) => {
             let findings = match finding::prepare(&measured.outcomes) {
                 Ok(findings) => findings,
@@ -87,12 +91,15 @@ async fn failed(
     source: &Source,
     result: &ScanResult,
     failure: &Failure,
+    proven: bool,
 ) -> Result<(), Trouble> {
     if result.attempt != open.attempt {
         metrics::counter!("openwatch_results_stale_total").increment(1);
         return Ok(());
     }
-    ending::fail(&mut tx, &mut out, open, source, failure).await?;
+    let mismatch = if proven { keys::learn_all(&mut tx, &mut out, open, result).await? } else { None };
+    keys::note_shown(&mut tx, open, result).await?;
+    ending::fail(&mut tx, &mut out, open, source, mismatch.as_ref().unwrap_or(failure)).await?;
     out.commit(tx).await?;
     Ok(())
 }
@@ -117,8 +124,10 @@ async fn completed(
         return Ok(());
     }
     let policy = writer.policy.version(&open.policy_version).await.map_err(Trouble::Stage)?;
-    if let Some(key) = &result.learned_key {
-        learn(&mut tx, &mut out, open, key).await?;
+    if let Some(mismatch) = keys::learn_all(&mut tx, &mut out, open, result).await? {
+        ending::fail(&mut tx, &mut out, open, &source, &mismatch).await?;
+        out.commit(tx).await?;
+        return Ok(());
     }
     let score = Score::of(finding::counts(findings));
     let critical = finding::critical_failing(findings) > 0;
@@ -246,22 +255,4 @@ fn completed_event(
         finished_at: tx.now(),
     };
     out.event(tx, Some(open.host), event);
-}
-
-/// Puts a key seen on first contact on record. Another one may have come first: then somebody should know.
-async fn learn(tx: &mut Tx<'_>, out: &mut Out, open: &OpenScan, key: &KnownKey) -> Result<(), StoreError> {
-    let fingerprint = openwatch_remote::fingerprint(key).unwrap_or_default();
-    match known_key::learn(tx, &open.address, open.port, key, &fingerprint).await? {
-        Learned::New => {
-            let accepted = HostKeyAccepted {
-                host_id: open.host,
-                algorithm: key.algorithm.clone(),
-                fingerprint,
-                accepted_by: "first contact".to_owned(),
-            };
-            out.audit(tx, &accepted).await
-        }
-        Learned::Same => Ok(()),
-        Learned::Different => ending::key_changed(tx, out, open).await,
-    }
 }

@@ -1,6 +1,7 @@
 //! Turns results into the transaction log: verify, then apply in one `tx`, then ack.
 
 mod apply;
+mod keys;
 mod refuse;
 
 use std::sync::Arc;
@@ -123,11 +124,11 @@ impl Writer {
                 refuse::job(self, message).await
             }
             Part::Final => {
-                let result = self.read_final(message, scan).await?;
+                let (result, proven) = self.read_final(message, scan).await?;
                 if (result.host, result.scan) != (host, scan) {
                     return Err(Refusal::Contradiction.into());
                 }
-                apply::result(self, message, result).await
+                apply::result(self, message, result, proven).await
             }
         }
     }
@@ -137,8 +138,9 @@ impl Writer {
         self.keys.verify_worker(part.as_str(), &message.subject, &message.payload, &signed)
     }
 
-    /// Outcomes count only under the key of their attempt; anything else only under the worker's.
-    async fn read_final(&self, message: &Message, scan: ScanId) -> Result<ScanResult, Trouble> {
+    /// Outcomes count only under the key of their attempt; a failure also under the worker's. Whether it was the key of
+    /// the attempt.
+    async fn read_final(&self, message: &Message, scan: ScanId) -> Result<(ScanResult, bool), Trouble> {
         let part = Part::Final;
         let by_attempt = message.header(KEY_KIND) == Some("attempt");
         let mut attempt = None;
@@ -163,7 +165,7 @@ impl Writer {
         match (&result.verdict, attempt) {
             (Verdict::Completed(_), None) => Err(Refusal::NotTheAttempt.into()),
             (_, Some(attempt)) if attempt != result.attempt => Err(Refusal::Contradiction.into()),
-            _ => Ok(result),
+            (_, attempt) => Ok((result, attempt.is_some())),
         }
     }
 

@@ -37,6 +37,17 @@ fn a_release_opens_for_its_attempt_only() {
 }
 
 #[test]
+fn a_jump_hosts_secret_opens_for_its_attempt_and_host_only_and_signs_nothing() {
+    let worker = EphemeralKey::generate();
+    let (jump, other) = (HostId(Uuid::from_u128(3)), HostId(Uuid::from_u128(4)));
+    let sealed = seal_jump(&worker.public(), &secret(), SCAN, 1, jump).unwrap();
+    assert_eq!(worker.open_jump(&sealed, SCAN, 1, jump).unwrap().password, secret().password);
+    assert_eq!(refusal(worker.open_jump(&sealed, SCAN, 1, other)), Some(SealError::Refused), "host");
+    assert_eq!(refusal(worker.open_jump(&sealed, SCAN, 2, jump)), Some(SealError::Refused), "attempt");
+    assert_eq!(refusal(worker.open_release(&sealed, SCAN, 1)), Some(SealError::Refused), "no result key");
+}
+
+#[test]
 fn every_changed_or_missing_byte_is_noticed() {
     let vault = VaultKeys::new(&Deks::single(Dek::generate()));
     let worker = EphemeralKey::generate();

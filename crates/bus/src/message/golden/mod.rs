@@ -135,8 +135,8 @@ fn events_and_results_read_back_as_they_were() {
 
 #[test]
 fn later_versions_are_told_apart_from_nonsense() {
-    let later = br#"{"version":2}"#;
-    assert!(matches!(job::decode(later), Err(DecodeError::UnknownVersion { version: 2, .. })));
+    let later = br#"{"version":3}"#;
+    assert!(matches!(job::decode(later), Err(DecodeError::UnknownVersion { version: 3, .. })));
     assert!(matches!(vault::Request::decode(later), Err(DecodeError::UnknownVersion { .. })));
     assert!(matches!(vault::Reply::decode(later), Err(DecodeError::UnknownVersion { .. })));
     assert!(matches!(Started::decode(later), Err(DecodeError::UnknownVersion { .. })));

@@ -10,7 +10,8 @@ use openwatch_model::host::{HostKeyMode, KnownKey, Platform};
 use openwatch_model::liveness::{ProbeError, Reachability};
 use openwatch_model::outcome::{CheckEvidence, Counts, Truncated};
 use openwatch_model::scan::{
-    Failure, FailureReason, Job, Lane, Measurement, Rejection, RuleTiming, ScanResult, Selection, Verdict,
+    Failure, FailureReason, Job, Jump, Lane, Measurement, Rejection, RuleTiming, ScanResult, Selection,
+    Verdict,
 };
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::{Change, ChangeKind};
@@ -30,6 +31,10 @@ use crate::{Outgoing, subject};
 
 pub(super) fn host() -> HostId {
     "6f1c1a52-3c0b-4d8e-9a51-0c2f6d1e7b01".parse().unwrap()
+}
+
+pub(super) fn jump_host() -> HostId {
+    "0b7e6a10-9a54-4a0e-8c11-5d3f7a2b6c02".parse().unwrap()
 }
 
 pub(super) fn scan() -> ScanId {
@@ -64,7 +69,20 @@ pub(super) fn sample_job() -> Job {
         known_keys: vec![KnownKey { algorithm: "ssh-ed25519".into(), key: "AAAAC3NzaC1lZDI1NTE5".into() }],
         corpus: "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8".into(),
         variables: BTreeMap::from([("max_retries".into(), "3".into())]),
+        jump: None,
     }
+}
+
+/// The same host, reached through another one.
+pub(super) fn sample_job_through() -> Job {
+    let jump = Jump {
+        host: jump_host(),
+        address: "198.51.100.7".into(),
+        port: 2222,
+        user: "hopper".into(),
+        known_keys: vec![KnownKey { algorithm: "ssh-ed25519".into(), key: "AAAAC3NzaC1lZDI1NTE6".into() }],
+    };
+    Job { jump: Some(jump), ..sample_job() }
 }
 
 pub(super) fn sample_result(verdict: Verdict) -> ScanResult {
@@ -79,6 +97,8 @@ pub(super) fn sample_result(verdict: Verdict) -> ScanResult {
         engine: "0.1.0".into(),
         corpus: sample_job().corpus,
         learned_key: None,
+        learned_jump_key: None,
+        shown_key: None,
         verdict,
     }
 }
@@ -306,7 +326,22 @@ pub(super) fn records() -> audit::Records {
 
 pub(super) fn question() -> vault::Request {
     let tag = "00".repeat(32);
-    vault::Request { scan: scan(), attempt: 2, tag, public_key: vec![7; 32], worker: "worker-1".into() }
+    let worker = "worker-1".into();
+    vault::Request { scan: scan(), attempt: 2, tag, public_key: vec![7; 32], worker, jump: None }
+}
+
+pub(super) fn question_of_jump() -> vault::Request {
+    vault::Request { jump: Some(jump_host()), ..question() }
+}
+
+/// What a worker says of keys: one believed on the way, one not believed at the end of it.
+pub(super) fn keys_seen() -> ScanResult {
+    let key = |text: &str| KnownKey { algorithm: "ssh-ed25519".into(), key: text.into() };
+    let mut result = failed();
+    result.learned_key = None;
+    result.learned_jump_key = Some((jump_host(), key("AAAAC3NzaC1lZDI1NTE6")));
+    result.shown_key = Some(key("AAAAC3NzaC1lZDI1NTE7"));
+    result
 }
 
 pub(super) fn blob() -> BlobRef {
@@ -327,18 +362,22 @@ pub(super) fn samples() -> Vec<(String, Outgoing)> {
         bytes::Bytes::from(zstd::decode_all(&payload[..]).unwrap())
     };
     let vault = |payload| outgoing(subject::VAULT_RELEASE, String::new(), payload);
-    let job =
-        outgoing(&subject::job(Lane::Manual, host()), job::message_id(scan(), 2), job::encode(&sample_job()));
+    let job = |job: &Job| {
+        outgoing(&subject::job(Lane::Manual, host()), job::message_id(scan(), 2), job::encode(job))
+    };
     let refused = vault::Reply::Refused { code: "scan_closed".into() };
     let sealed = vault::Reply::Sealed { sealed: vec![1, 2, 3] };
     let mut samples = vec![
-        ("job.v1".to_owned(), job),
+        ("job.v1".to_owned(), job(&sample_job())),
+        ("job.v2".to_owned(), job(&sample_job_through())),
         ("result.started.v1".to_owned(), part(Part::Started, started().encode())),
         ("result.final.completed.v1".to_owned(), part(Part::Final, open(&completed()))),
         ("result.final.failed.v1".to_owned(), part(Part::Final, open(&failed()))),
+        ("result.final.keys_seen.v1".to_owned(), part(Part::Final, open(&keys_seen()))),
         ("result.final.stored.v1".to_owned(), part(Part::Final, result::encode_stored(&blob()))),
         ("result.rejected.v1".to_owned(), part(Part::Rejected, rejected().encode())),
         ("vault.request.v1".to_owned(), vault(question().encode())),
+        ("vault.request.v2".to_owned(), vault(question_of_jump().encode())),
         ("vault.reply.sealed.v1".to_owned(), vault(sealed.encode())),
         ("vault.reply.refused.v1".to_owned(), vault(refused.encode())),
         ("audit.v1".to_owned(), records().encode(Some(trace()))),

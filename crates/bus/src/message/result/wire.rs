@@ -60,8 +60,19 @@ pub(super) struct FinalV1 {
     pub(super) corpus: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) learned_key: Option<KnownKey>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) learned_jump_key: Option<JumpKeyV1>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) shown_key: Option<KnownKey>,
     #[serde(flatten)]
     pub(super) verdict: VerdictV1,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct JumpKeyV1 {
+    pub(super) host_id: HostId,
+    #[serde(flatten)]
+    pub(super) key: KnownKey,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,6 +147,8 @@ impl From<&ScanResult> for FinalV1 {
             engine: it.engine.clone(),
             corpus: it.corpus.clone(),
             learned_key: it.learned_key.clone(),
+            learned_jump_key: it.learned_jump_key.clone().map(|(host_id, key)| JumpKeyV1 { host_id, key }),
+            shown_key: it.shown_key.clone(),
             verdict,
         }
     }
@@ -169,6 +182,8 @@ impl From<FinalV1> for ScanResult {
             engine: it.engine,
             corpus: it.corpus,
             learned_key: it.learned_key,
+            learned_jump_key: it.learned_jump_key.map(|it| (it.host_id, it.key)),
+            shown_key: it.shown_key,
             verdict,
         }
     }

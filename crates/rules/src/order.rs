@@ -102,6 +102,7 @@ mod tests {
         let order = order(&rules);
         assert_eq!(order.superseded, BTreeMap::from([("m", "b")]));
         assert_eq!(order.run, ["b", "z"]);
+        assert_eq!(super::order(&self::rules(&["{id: s, supersedes: [s]}"])).run, ["s"]);
     }
 
     #[test]

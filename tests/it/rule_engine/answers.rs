@@ -67,7 +67,7 @@ async fn what_has_no_answer_is_an_error() {
     println!("@spec rule-engine");
     println!("@ac AC-07");
     let host = Host::new();
-    for n in 0..60 {
+    for n in 0..20 {
         host.rule(
             &format!("around-{n:02}"),
             "",
@@ -104,22 +104,18 @@ async fn what_has_no_answer_is_an_error() {
         report.detail("script-is-a-number")
     );
 
-    // Ends the process that carries the connection, each time that it is tried. Silence would be what the rule wants.
-    host.tool(
-        "cut-the-line",
-        "p=$PPID; while read -r c <\"/proc/$p/comm\"; do case $c in sshd*) kill -9 $p; exit;; esac; read -r _ _ _ p _ <\"/proc/$p/stat\"; done",
+    // Never says anything, which is what the rule wants.
+    host.rule("never-ends", "", "method: command, cmd: 'sleep 300', expected_stdout: ''");
+    let report = host.check(&[]).await;
+    assert_eq!(report.status("never-ends"), "error", "{}", report.outcomes["never-ends"]);
+    assert_eq!(report.evidence("never-ends")[0]["exit_code"], serde_json::Value::Null);
+    assert!(
+        report.detail("never-ends").starts_with("no answer (timeout)"),
+        "{}",
+        report.detail("never-ends")
     );
-    host.rule("cuts-the-line", "", "method: command, cmd: 'cut-the-line', expected_stdout: ''");
-    let report = host.check(&["--lanes", "1"]).await;
-    assert_eq!(report.status("cuts-the-line"), "error", "{}", report.outcomes["cuts-the-line"]);
-    assert_eq!(report.evidence("cuts-the-line")[0]["exit_code"], serde_json::Value::Null);
-    let around = report.outcomes.iter().filter(|(id, _)| id.starts_with("around"));
-    let (passed, lost): (Vec<_>, Vec<_>) = around.partition(|(_, outcome)| outcome["status"] == "pass");
-    assert!(passed.len() > 40, "{} passed", passed.len());
-    for (_, outcome) in lost {
-        // What was in flight with it may be lost too; then it says so.
-        assert_eq!(outcome["status"], "error", "{outcome}");
-        assert!(outcome["detail"].as_str().unwrap().starts_with("no answer"), "{outcome}");
+    for (id, outcome) in report.outcomes.iter().filter(|(id, _)| id.starts_with("around")) {
+        assert_eq!(outcome["status"], "pass", "{id}: {outcome}");
     }
 }
 

@@ -47,6 +47,8 @@ pub struct OpenScan {
     pub state: ScanState,
     /// Current attempt.
     pub attempt: u32,
+    /// Attempts that were given up because nothing was heard of them.
+    pub rescues: u32,
     /// MAC of the current attempt's job.
     pub tag: Option<Vec<u8>>,
     /// What was asked.
@@ -95,7 +97,7 @@ impl OpenScan {
 /// The database is away.
 pub async fn open(tx: &mut Tx<'_>, scan: ScanId, host: Option<HostId>) -> Result<Ending, StoreError> {
     let row = sqlx::query!(
-        r#"select s.host_id, s.number, s.state, s.attempt, s.tag, s.framework, s.rules, s.lane, s.actor, s.correlation,
+        r#"select s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane, s.actor, s.correlation,
              s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
              hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at
            from scan s join host_state hs on hs.host_id = s.host_id
@@ -137,6 +139,7 @@ pub async fn open(tx: &mut Tx<'_>, scan: ScanId, host: Option<HostId>) -> Result
         applied_number: row.applied_number,
         state,
         attempt: count(row.attempt),
+        rescues: count(row.rescues),
         tag: row.tag,
         selection: Selection { framework: row.framework, rules: row.rules },
         lane: lane(&row.lane)?,

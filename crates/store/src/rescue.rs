@@ -81,7 +81,7 @@ pub async fn overdue(tx: &mut Tx<'_>, patience: Patience, limit: u32) -> Result<
 /// The database is away.
 pub async fn retry(tx: &mut Tx<'_>, open: &OpenScan) -> Result<u32, StoreError> {
     let attempt = sqlx::query_scalar!(
-        "update scan set state = 'queued', attempt = attempt + 1, tag = null, key_id = null, issued_at = null,
+        "update scan set state = 'queued', attempt = attempt + 1, rescues = rescues + 1, tag = null, key_id = null, issued_at = null,
            started_at = null, worker = null
          where id = $1 and attempt = $2 returning attempt",
         open.scan.0,

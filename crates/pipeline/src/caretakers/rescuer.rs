@@ -23,8 +23,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const QUEUED: Duration = Duration::from_secs(15);
 /// A running scan is overdue this long after its time limit: twice the consumers' ack wait.
 const RUNNING: Duration = Duration::from_secs(60);
-/// Attempts before a scan is given up.
-const ATTEMPTS: u32 = 3;
+/// Attempts that may be lost before a scan is given up. A promotion makes a new attempt too, and costs none of these.
+const LIVES: u32 = 3;
 /// Scans looked at in one round.
 const BATCH: u32 = 100;
 
@@ -106,7 +106,7 @@ async fn rescue_one(store: &Store, it: &Overdue) -> Result<(), StoreError> {
         return Ok(());
     }
     let mut out = Out::new(STAGE, it.scan.to_string()).under(&open.policy_version);
-    if open.attempt < ATTEMPTS {
+    if open.rescues + 1 < LIVES {
         let attempt = rescue::retry(&mut tx, &open).await?;
         tracing::warn!(scan.id = %it.scan, attempt, "a scan was not heard of and is tried again");
         metrics::counter!("openwatch_scans_rescued_total").increment(1);
@@ -114,7 +114,7 @@ async fn rescue_one(store: &Store, it: &Overdue) -> Result<(), StoreError> {
     } else {
         let failure = Failure {
             reason: FailureReason::Lost,
-            detail: format!("no result came back over {} attempts", open.attempt),
+            detail: format!("no result came back over {LIVES} attempts"),
             rule: None,
         };
         let source = Source { attempt: open.attempt, worker: None, engine: None };

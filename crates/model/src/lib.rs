@@ -14,6 +14,7 @@ pub mod alert;
 pub mod audit;
 pub mod credential;
 pub mod drift;
+pub mod failure;
 pub mod host;
 pub mod ids;
 pub mod liveness;

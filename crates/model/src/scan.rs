@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::credential::SudoMode;
+pub use crate::failure::{Failure, FailureReason};
 use crate::host::{HostKeyMode, KnownKey, Platform};
 use crate::outcome::Outcome;
 use crate::{HostId, ScanId, Timestamp};
@@ -202,139 +203,6 @@ impl Rejection {
     }
 }
 
-/// Why a scan has no outcomes: the closed set of `scan.failed` reasons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureReason {
-    /// `require_known` and no key on record, or none that matches by policy.
-    HostKeyUnknown,
-    /// The host shows another key than the one on record.
-    HostKeyMismatch,
-    /// The stored secret cannot be decrypted.
-    CredentialDecryptionFailed,
-    /// The host has no credential.
-    NoCredential,
-    /// The host refused the login. Never retried by itself: accounts lock.
-    AuthFailed,
-    /// Login works but root cannot be reached as configured.
-    SudoFailed,
-    /// Nobody listens on the port.
-    ConnectRefused,
-    /// No route, no answer, no name.
-    Unreachable,
-    /// The login account cannot run a shell.
-    NoShell,
-    /// Over the scan's time limit.
-    Timeout,
-    /// The worker was told to stop.
-    Cancelled,
-    /// More than a fifth of the checks were lost to transport.
-    TransportLost,
-    /// One rule printed more than 10 MiB.
-    EvidenceOversize,
-    /// The corpus named by the job is missing, unsigned or unreadable.
-    CorpusUnavailable,
-    /// The engine broke.
-    KensaError,
-    /// The job was refused: see [`Rejection`].
-    HmacRejected,
-    /// No worker reported a result in time, over all attempts.
-    Lost,
-    /// The writer refused the result.
-    InvalidResult,
-}
-
-/// What follows from a failure: one table for redelivery and backoff (requirements 2f).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailureClass {
-    /// The worker NAKs with a delay instead of reporting, while deliveries remain. Only before login.
-    pub redeliver: bool,
-    /// Counts towards the host's backoff.
-    pub backoff: bool,
-}
-
-impl FailureReason {
-    /// Every reason.
-    pub const ALL: [Self; 18] = [
-        Self::HostKeyUnknown,
-        Self::HostKeyMismatch,
-        Self::CredentialDecryptionFailed,
-        Self::NoCredential,
-        Self::AuthFailed,
-        Self::SudoFailed,
-        Self::ConnectRefused,
-        Self::Unreachable,
-        Self::NoShell,
-        Self::Timeout,
-        Self::Cancelled,
-        Self::TransportLost,
-        Self::EvidenceOversize,
-        Self::CorpusUnavailable,
-        Self::KensaError,
-        Self::HmacRejected,
-        Self::Lost,
-        Self::InvalidResult,
-    ];
-
-    /// The wire and column value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::HostKeyUnknown => "host_key_unknown",
-            Self::HostKeyMismatch => "host_key_mismatch",
-            Self::CredentialDecryptionFailed => "credential_decryption_failed",
-            Self::NoCredential => "no_credential",
-            Self::AuthFailed => "auth_failed",
-            Self::SudoFailed => "sudo_failed",
-            Self::ConnectRefused => "connect_refused",
-            Self::Unreachable => "unreachable",
-            Self::NoShell => "no_shell",
-            Self::Timeout => "timeout",
-            Self::Cancelled => "cancelled",
-            Self::TransportLost => "transport_lost",
-            Self::EvidenceOversize => "evidence_oversize",
-            Self::CorpusUnavailable => "corpus_unavailable",
-            Self::KensaError => "kensa_error",
-            Self::HmacRejected => "hmac_rejected",
-            Self::Lost => "lost",
-            Self::InvalidResult => "invalid_result",
-        }
-    }
-
-    /// Reads a column value.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
-    }
-
-    /// What follows from it.
-    pub fn class(self) -> FailureClass {
-        let (redeliver, backoff) = match self {
-            Self::ConnectRefused | Self::Unreachable => (true, true),
-            Self::CorpusUnavailable | Self::Cancelled => (true, false),
-            Self::Timeout | Self::TransportLost | Self::KensaError | Self::Lost | Self::AuthFailed => {
-                (false, true)
-            }
-            Self::SudoFailed | Self::NoShell | Self::EvidenceOversize | Self::InvalidResult => (false, true),
-            Self::HostKeyUnknown
-            | Self::HostKeyMismatch
-            | Self::CredentialDecryptionFailed
-            | Self::NoCredential
-            | Self::HmacRejected => (false, false),
-        };
-        FailureClass { redeliver, backoff }
-    }
-}
-
-/// How a scan failed, in words and as a reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// The reason.
-    pub reason: FailureReason,
-    /// One line for a person; never a secret.
-    pub detail: String,
-    /// The rule at fault, where one is.
-    pub rule: Option<String>,
-}
-
 /// How long one rule took, kept outside evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleTiming {
@@ -424,13 +292,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_read_back_as_written() {
-        for reason in FailureReason::ALL {
-            assert_eq!(FailureReason::parse(reason.as_str()), Some(reason));
-        }
-    }
-
-    #[test]
     fn a_job_is_fresh_for_a_day_and_five_minutes_of_skew() {
         let second = 1_000_000_000i64;
         let now = 1_800_000_000 * second;
@@ -439,11 +300,5 @@ mod tests {
         assert_eq!(check_fresh(now + 300 * second, now), Ok(()));
         assert_eq!(check_fresh(now + 300 * second + 1, now), Err(Rejection::Expired));
         assert_eq!(check_fresh(i64::MIN, i64::MAX), Err(Rejection::Expired));
-    }
-
-    #[test]
-    fn login_failures_are_never_redelivered() {
-        assert!(!FailureReason::AuthFailed.class().redeliver);
-        assert!(FailureReason::ConnectRefused.class().redeliver);
     }
 }

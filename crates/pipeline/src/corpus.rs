@@ -11,6 +11,8 @@ use openwatch_trust::revocation::Revocations;
 use openwatch_trust::{PolicyKey, TrustedKeys};
 use tokio::sync::Mutex;
 
+use crate::loaded::Loaded;
+
 /// Largest bundle that is fetched or published, compressed.
 const BUNDLE_LIMIT: usize = 64 << 20;
 /// Largest bundle when unpacked.
@@ -102,7 +104,7 @@ type Key = (String, BTreeMap<String, String>);
 pub struct Corpora {
     bus: Bus,
     signers: Arc<Signers>,
-    loaded: Mutex<VecDeque<(Key, Arc<Corpus>)>>,
+    loaded: Mutex<VecDeque<(Key, Arc<Loaded>)>>,
 }
 
 impl Corpora {
@@ -119,14 +121,14 @@ impl Corpora {
         &self,
         digest: &str,
         variables: &BTreeMap<String, String>,
-    ) -> Result<Arc<Corpus>, CorpusError> {
+    ) -> Result<Arc<Loaded>, CorpusError> {
         let key = (digest.to_owned(), variables.clone());
         // Held over the fetch on purpose: a fleet's worth of jobs with a new digest fetches it once.
         let mut loaded = self.loaded.lock().await;
         if let Some((_, corpus)) = loaded.iter().find(|(k, _)| *k == key) {
             return Ok(corpus.clone());
         }
-        let corpus = Arc::new(self.fetch(digest, variables).await?);
+        let corpus = Arc::new(Loaded::new(self.fetch(digest, variables).await?));
         if loaded.len() == KEPT {
             loaded.pop_front();
         }

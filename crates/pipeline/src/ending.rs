@@ -17,7 +17,7 @@ pub(crate) async fn fail(
     source: &Source,
     failure: &Failure,
 ) -> Result<(), StoreError> {
-    let counts = failure.reason.class().backoff;
+    let counts = failure.reason.consequence().backoff;
     let backoff = counts.then(|| backoff_after_failure(open.backoff, open.interval_minutes, tx.now()));
     end::fail(tx, open, source, failure, backoff).await?;
     let backoff = backoff.unwrap_or(open.backoff);

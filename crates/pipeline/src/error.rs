@@ -17,6 +17,16 @@ pub enum StageError {
     /// No usable policy.
     #[error(transparent)]
     Policy(#[from] crate::policy::PolicyError),
+    /// The bus answers, and nobody has prepared it.
+    #[error(
+        "failed to start: the NATS server has no consumer {consumer} of stream {stream}; run `openwatch topology apply`"
+    )]
+    Unprepared {
+        /// Of this stream.
+        stream: &'static str,
+        /// The consumer that is missing.
+        consumer: &'static str,
+    },
     /// The clock of this machine cannot be trusted to judge the age of jobs.
     #[error(
         "failed to start: the clock of this machine is {off_sec} s away from the NATS server's; at most {limit_sec} s are allowed"

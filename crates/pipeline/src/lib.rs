@@ -16,6 +16,7 @@ mod error;
 pub mod executor;
 mod gate;
 pub mod liveness;
+pub mod loaded;
 pub mod measure;
 mod out;
 pub mod policy;

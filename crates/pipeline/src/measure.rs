@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use openwatch_model::credential::{Secret, SudoMode};
 use openwatch_model::host::Platform;
 use openwatch_model::outcome::OUTPUT_RULE_CAP;
 use openwatch_model::plan::{Observation, Plan, RunReport};
 use openwatch_model::scan::{Failure, FailureReason, Measurement, RuleTiming, Selection};
 use openwatch_remote::{Caps, RemoteError, RunOptions, Session};
-use openwatch_rules::{CheckPlan, Corpus, Judged};
+use openwatch_rules::{CheckPlan, Judged};
+
+use crate::loaded::Loaded;
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -29,22 +32,40 @@ pub struct MeasureOptions {
 /// How far it is: commands answered, and commands in all once they are known.
 pub type Progress<'a> = &'a (dyn Fn(usize, usize) + Send + Sync);
 
+/// What measures a host: [`engine`], and in tests something that breaks.
+pub type Engine = for<'a> fn(
+    &'a mut Session,
+    &'a Loaded,
+    &'a Secret,
+    &'a MeasureOptions,
+) -> BoxFuture<'a, Result<Measurement, Failure>>;
+
+/// [`measure`] without anybody who watches.
+pub fn engine<'a>(
+    session: &'a mut Session,
+    corpus: &'a Loaded,
+    secret: &'a Secret,
+    options: &'a MeasureOptions,
+) -> BoxFuture<'a, Result<Measurement, Failure>> {
+    Box::pin(measure(session, corpus, secret, options, &|_, _| ()))
+}
+
 /// Measures a host over a session that is logged in.
 ///
 /// # Errors
 /// A [`Failure`] with the reason that `scan.failed` reports.
 pub async fn measure(
     session: &mut Session,
-    corpus: &Corpus,
+    corpus: &Loaded,
     secret: &Secret,
     options: &MeasureOptions,
     progress: Progress<'_>,
 ) -> Result<Measurement, Failure> {
     // One lane: the probes are few and quick, and each lane is one more line in the target's sudo log.
-    let probes = corpus.probe_plan();
+    let probes = corpus.corpus().probe_plan();
     let (answers, probe_report) =
         run(session, &probes, secret, options, 1, &|done, _| progress(done, 0)).await?;
-    let facts = corpus.facts(&answers, &options.capabilities);
+    let facts = corpus.corpus().facts(&answers, &options.capabilities);
     let checks = corpus.plan(&facts, &options.selection);
     let begun = Instant::now();
     let (observations, report) = run(session, &checks.plan, secret, options, options.lanes, progress).await?;

@@ -117,6 +117,6 @@ pub fn stage_failure(error: StageError) -> Failure {
         StageError::Store(error) => store_failure(error),
         StageError::Bus(error) => bus_failure(error),
         StageError::Policy(_) => Failure::new(USAGE, error),
-        StageError::ClockOff { .. } => Failure::new(UNAVAILABLE, error),
+        StageError::ClockOff { .. } | StageError::Unprepared { .. } => Failure::new(UNAVAILABLE, error),
     }
 }

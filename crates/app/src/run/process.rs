@@ -19,6 +19,8 @@ use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
 const LOOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long stages may take to finish what is in hand: the grace of their loops, and some more.
 const STAGE_GRACE: Duration = Duration::from_secs(40);
+/// How long breaking off may take, when asked twice to stop.
+const HURRY: Duration = Duration::from_secs(8);
 /// After the stages, how long relays and servers may take to finish.
 const LATE_GRACE: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,8 @@ impl Stop {
 pub struct Process {
     /// Stages: told to stop first, they finish what is in hand.
     pub shutdown: CancellationToken,
+    /// Cancelled when what is in hand shall be broken off instead of finished: somebody asked twice.
+    pub hurry: CancellationToken,
     /// Relays and HTTP: told to stop when the stages are done, so that their last words still go out.
     pub late: CancellationToken,
     /// Health of the process.
@@ -89,6 +93,7 @@ impl Process {
     pub fn new() -> Self {
         Self {
             shutdown: CancellationToken::new(),
+            hurry: CancellationToken::new(),
             late: CancellationToken::new(),
             health: Health::new(),
             stages: JoinSet::new(),
@@ -216,10 +221,17 @@ impl Process {
                 tracing::warn!("not everything ended within the grace period");
             }
         };
+        let hurry = self.hurry.clone();
+        let asked_twice = async {
+            // Whoever asks twice means it. What was in hand is cleared away and given back; a third time, not even that.
+            stop.asked().await;
+            tracing::warn!("stopping at once; what was in hand is given back");
+            hurry.cancel();
+            let _ = tokio::time::timeout(HURRY, stop.asked()).await;
+        };
         tokio::select! {
             () = orderly => {}
-            // Whoever asks twice means it.
-            _ = stop.asked() => tracing::warn!("stopped at once; what was in hand is given back"),
+            () = asked_twice => {}
         }
         ended
     }

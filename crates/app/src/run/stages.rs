@@ -11,6 +11,7 @@ use openwatch_pipeline::caretakers::{Caretakers, relay};
 use openwatch_pipeline::drift::Drift;
 use openwatch_pipeline::executor::Executor;
 use openwatch_pipeline::liveness::Liveness;
+use openwatch_pipeline::measure::{self, Engine};
 use openwatch_pipeline::policy::PolicyWatch;
 use openwatch_pipeline::scheduler::Scheduler;
 use openwatch_pipeline::vault::Vault;
@@ -129,6 +130,14 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn executor(&mut self) -> Result<(), Failure> {
+        self.executor_with(measure::engine).await
+    }
+
+    /// The same with another engine, which is for tests.
+    ///
+    /// # Errors
+    /// What it needs is missing or away.
+    pub async fn executor_with(&mut self, engine: Engine) -> Result<(), Failure> {
         let keys = self.keys.executor()?;
         let signers = self.signers()?;
         let bus = connect::bus(self.settings, self.keys, User::Executor).await?;
@@ -140,6 +149,8 @@ impl Wiring<'_> {
             name: self.settings.worker.clone(),
             slots: usize::from(self.settings.slots),
             lanes: self.settings.lanes,
+            engine,
+            hurry: self.process.hurry.clone(),
             pulse: self.process.pulse("executor"),
         };
         self.process.stage("executor", executor.run(self.process.shutdown.clone()));

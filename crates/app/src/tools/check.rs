@@ -12,6 +12,7 @@ use openwatch_model::outcome::Counts;
 use openwatch_model::scan::{Failure as ScanFailure, Measurement, Selection};
 use openwatch_model::score::Score;
 use openwatch_model::{Outcome, Severity, Status, Timestamp};
+use openwatch_pipeline::loaded::Loaded;
 use openwatch_pipeline::measure::{MeasureOptions, measure};
 use openwatch_remote::known_hosts::{KnownHosts, render};
 use openwatch_remote::{Connection, HostKeyPolicy, Limits, Target, Trust, connect, connect_through};
@@ -43,6 +44,7 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let begun = Instant::now();
     let started_at = Timestamp::now_utc();
     let cancel = CancellationToken::new();
+    let loaded = Loaded::new(corpus);
     let work = async {
         let refused = |error: &openwatch_remote::RemoteError| Failure::unavailable(format!("cannot {error}"));
         let limits = Limits::default();
@@ -73,7 +75,7 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         };
-        let measured = measure(&mut session, &corpus, &secret, &options, &tell).await;
+        let measured = measure(&mut session, &loaded, &secret, &options, &tell).await;
         bar.finish_and_clear();
         session.close().await;
         measured.map_err(|it: ScanFailure| {

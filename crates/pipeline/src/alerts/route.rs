@@ -48,7 +48,9 @@ fn to_alert(event: &Event) -> Option<NewAlert> {
     match &event.body {
         Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, at),
         Body::HostConnectivity(it) => connectivity_to_alert(it.host_id, it.prior, it.status, at),
-        Body::ScanFailed(it) if it.consecutive_failures == BACKOFF_AFTER && it.reason.class().backoff => {
+        Body::ScanFailed(it)
+            if it.consecutive_failures == BACKOFF_AFTER && it.reason.consequence().backoff =>
+        {
             Some(new(
                 AlertType::ScanFailing,
                 AlertSeverity::Medium,

@@ -1,8 +1,10 @@
 //! One attempt at one scan, from the dial to the result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use openwatch_bus::message::result::Started;
 use openwatch_bus::message::vault::{Reply, Request};
 use openwatch_bus::message::{KEY_ID, MAC};
@@ -12,23 +14,22 @@ use openwatch_model::credential::Secret;
 use openwatch_model::host::KnownKey;
 use openwatch_model::scan::{Failure, FailureReason, Job, Jump, Measurement, ScanResult, Verdict};
 use openwatch_model::{HostId, Timestamp};
-use openwatch_remote::{Connection, HostKeyPolicy, Limits, RemoteError, Target, connect, connect_through};
+use openwatch_remote::{Connection, HostKeyPolicy, Limits, Target, connect, connect_through};
 use openwatch_rules::ENGINE_VERSION;
 use openwatch_trust::seal::{EphemeralKey, SealError};
 use openwatch_trust::{ResultKey, Tag};
-use tokio_util::sync::CancellationToken;
 
 use super::{Worker, send};
 use crate::corpus::CorpusError;
-use crate::measure::{MeasureOptions, failure, measure};
+use crate::measure::{MeasureOptions, failure};
 use crate::release::unframe;
 
 /// Longest wait for the vault.
 const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a job waits when the vault or the corpus is away.
 const AWAY: Duration = Duration::from_secs(5);
-/// Deliveries after which a host that cannot be reached is reported instead of tried again.
-const TRIES: u64 = 3;
+/// What a measurement may take beyond the scan's time, to leave nothing behind on the target.
+const OVERTIME: Duration = Duration::from_secs(6);
 
 /// How an attempt leaves the normal path.
 enum Stop {
@@ -53,20 +54,25 @@ pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag)
     let begun = Instant::now();
     let started_at = Timestamp::now_utc();
     let mut trace = Trace::default();
-    let verdict = match perform(worker, message, job, tag, begun, &mut trace).await {
+    // What one host does to this code must not take the other hosts in hand down with it.
+    let performed = AssertUnwindSafe(perform(worker, message, job, tag, begun, &mut trace)).catch_unwind();
+    let performed = performed.await.unwrap_or_else(|_| {
+        tracing::error!(scan.id = %job.scan, host.id = %job.host, "the worker broke while it measured a host");
+        Err(fail(FailureReason::WorkerPanic, "the worker broke while it measured this host; its log says where"))
+    });
+    let verdict = match performed {
         Ok(measurement) => Verdict::Completed(measurement),
-        Err(Stop::Later(after)) => return Next::Retry { after: patience(after, message.deliveries) },
+        Err(Stop::Later(after)) => {
+            return Next::Retry { after: patience(after, message.deliveries) };
+        }
         Err(Stop::Stale(code)) => {
             tracing::info!(scan.id = %job.scan, attempt = job.attempt, code, "a stale job was let go");
             metrics::counter!("openwatch_jobs_stale_total").increment(1);
             return Next::Done;
         }
         Err(Stop::Failed(failure)) => {
-            // Only before login: after it, repeating could lock an account or hide what happened.
-            let again = failure.reason.class().redeliver && message.deliveries < TRIES;
-            if again {
-                tracing::warn!(scan.id = %job.scan, reason = failure.reason.as_str(), detail = failure.detail, "trying again");
-                return Next::Retry { after: Duration::from_secs(2u64.pow(message.deliveries as u32)) };
+            if message.deliveries < failure.reason.consequence().deliveries {
+                return give_back(message, job, &failure);
             }
             Verdict::Failed(failure)
         }
@@ -86,17 +92,32 @@ pub(super) async fn run(worker: &Worker, message: &Message, job: &Job, tag: Tag)
         shown_key: trace.shown_key,
         verdict,
     };
-    let outcome = if matches!(result.verdict, Verdict::Completed(_)) { "completed" } else { "failed" };
+    let outcome = match &result.verdict {
+        Verdict::Completed(_) => "completed",
+        Verdict::Failed(failure) => failure.reason.as_str(),
+    };
     metrics::counter!("openwatch_scans_measured_total", "outcome" => outcome).increment(1);
     metrics::histogram!("openwatch_scan_seconds").record(begun.elapsed().as_secs_f64());
     tracing::info!(scan.id = %job.scan, host.id = %job.host, outcome, duration_ms = begun.elapsed().as_millis() as u64, "attempt over");
-    match send::last(worker, message, &result, trace.result_key.as_ref()).await {
+    match send::last(worker, message, result, trace.result_key.as_ref()).await {
         Ok(()) => Next::Done,
         Err(error) => {
             tracing::error!(%error, scan.id = %job.scan, "the result could not be handed over; the scan is done again");
             Next::Retry { after: AWAY }
         }
     }
+}
+
+/// It may have passed by the next delivery. A worker that is told to stop keeps the next one no moment longer than needed.
+fn give_back(message: &Message, job: &Job, failure: &Failure) -> Next {
+    let reason = failure.reason.as_str();
+    tracing::warn!(scan.id = %job.scan, host.id = %job.host, reason, detail = failure.detail, "trying again");
+    metrics::counter!("openwatch_jobs_given_back_total", "reason" => reason).increment(1);
+    let after = match failure.reason {
+        FailureReason::Cancelled => Duration::ZERO,
+        _ => Duration::from_secs(2u64.pow(message.deliveries as u32)),
+    };
+    Next::Retry { after }
 }
 
 /// What is away for long is asked less often: with twenty deliveries a job outlasts a quarter of an hour, and the
@@ -114,12 +135,13 @@ async fn perform(
     begun: Instant,
     trace: &mut Trace,
 ) -> Result<Measurement, Stop> {
+    let deadline = begun + job.timeout;
     let corpus = match worker.corpora.get(&job.corpus, &job.variables).await {
         Ok(corpus) => corpus,
         Err(CorpusError::Bus(error)) if error.is_outage() => return Err(Stop::Later(AWAY)),
         Err(error) => return Err(fail(FailureReason::CorpusUnavailable, error.to_string())),
     };
-    let connection = reach(worker, job, tag, trace).await?;
+    let connection = until(deadline, job, reach(worker, job, tag, trace)).await?;
     trace.learned_key = connection.is_first_contact().then(|| connection.host_key().clone());
     let (secret, result_key) = ask_vault(worker, job, tag).await?;
     trace.result_key = Some(result_key);
@@ -134,27 +156,40 @@ async fn perform(
         tracing::warn!(%error, "a scan cannot begin while the bus is away");
         return Err(Stop::Later(AWAY));
     }
-    // From here on nothing is redelivered: the account has been used.
-    let mut session = connection.login(&secret).await.map_err(|error| ended(&error))?;
+    let login = async { connection.login(&secret).await.map_err(|error| ended(failure(&error))) };
+    let mut session = until(deadline, job, login).await?;
     let options = MeasureOptions {
         lanes: worker.lanes,
         sudo: job.sudo,
-        deadline: begun + job.timeout,
+        deadline,
         selection: job.selection.clone(),
         capabilities: BTreeMap::new(),
     };
-    let measured = tokio::time::timeout(
-        job.timeout.saturating_sub(begun.elapsed()),
-        measure(&mut session, &corpus, &secret, &options, &|_, _| ()),
-    )
-    .await;
+    // The engine keeps the time itself, and clears the target afterwards; this is for one that does not.
+    let measuring = (worker.engine)(&mut session, &corpus, &secret, &options);
+    let measured = until(deadline + OVERTIME, job, async { measuring.await.map_err(ended) }).await;
     session.close().await;
-    match measured {
-        Ok(measured) => measured.map_err(|failure| Stop::Failed(after_login(failure))),
-        Err(_) => {
-            Err(fail(FailureReason::Timeout, format!("not finished within {} s", job.timeout.as_secs())))
-        }
-    }
+    measured.and_then(|measurement| unambiguous(measurement).map_err(Stop::Failed))
+}
+
+/// Does something within the scan's time.
+async fn until<T>(
+    deadline: Instant,
+    job: &Job,
+    work: impl Future<Output = Result<T, Stop>>,
+) -> Result<T, Stop> {
+    tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|_| {
+        Err(fail(FailureReason::Timeout, format!("not finished within {} s", job.timeout.as_secs())))
+    })
+}
+
+/// One outcome for each rule, or the engine contradicts itself (EXE-34).
+fn unambiguous(measurement: Measurement) -> Result<Measurement, Failure> {
+    let mut seen = BTreeSet::new();
+    let twice = measurement.outcomes.iter().find(|outcome| !seen.insert(outcome.rule.as_str()));
+    let Some(twice) = twice.map(|outcome| outcome.rule.clone()) else { return Ok(measurement) };
+    let detail = format!("the engine judged rule {twice} twice");
+    Err(Failure { reason: FailureReason::KensaError, detail, rule: Some(twice) })
 }
 
 /// A connection to the host whose key has been verified; through its jump host, where it has one. The order holds on
@@ -162,21 +197,20 @@ async fn perform(
 async fn reach(worker: &Worker, job: &Job, tag: Tag, trace: &mut Trace) -> Result<Connection, Stop> {
     let target = Target { address: job.address.clone(), port: job.port, user: job.user.clone() };
     let policy = HostKeyPolicy::new(job.host_key_mode, job.known_keys.clone());
-    // A stop drains: what is in hand is finished within the loop's grace, so a token that nobody cancels.
-    let (limits, nobody) = (Limits::default(), CancellationToken::new());
+    let (limits, hurry) = (Limits::default(), &worker.hurry);
     let reached = match &job.jump {
-        None => connect(&target, &policy, &limits, &nobody).await,
+        None => connect(&target, &policy, &limits, hurry).await,
         Some(it) => {
             let first = Target { address: it.address.clone(), port: it.port, user: it.user.clone() };
             let known = HostKeyPolicy::new(job.host_key_mode, it.known_keys.clone());
-            let connection = connect(&first, &known, &limits, &nobody)
+            let connection = connect(&first, &known, &limits, hurry)
                 .await
                 .map_err(|error| Stop::Failed(failure(&error.at_jump())))?;
             let secret = ask_for_jump(worker, job, it, tag).await?;
             trace.learned_jump_key =
                 connection.is_first_contact().then(|| (it.host, connection.host_key().clone()));
             match connection.into_jump(secret).await {
-                Ok(jump) => connect_through(&jump, &target, &policy, &limits, &nobody).await,
+                Ok(jump) => connect_through(&jump, &target, &policy, &limits, hurry).await,
                 Err(error) => Err(error),
             }
         }
@@ -252,31 +286,23 @@ fn refused(code: &str) -> Stop {
     match code {
         "no_credential" => fail(
             FailureReason::NoCredential,
-            "the host has no credential and there is no default one; `openwatch credential add` stores one"
-                .into(),
+            "the host has no credential and there is no default one; `openwatch credential add` stores one",
         ),
-        "credential_decryption_failed" => fail(
-            FailureReason::CredentialDecryptionFailed,
-            "the stored credential cannot be decrypted".into(),
-        ),
+        "credential_decryption_failed" => {
+            fail(FailureReason::CredentialDecryptionFailed, "the stored credential cannot be decrypted")
+        }
         "unavailable" => Stop::Later(AWAY),
         // Closed, promoted, rescued, removed: somebody else answers for this scan.
         _ => Stop::Stale(code.to_owned()),
     }
 }
 
-fn fail(reason: FailureReason, detail: String) -> Stop {
-    Stop::Failed(Failure { reason, detail, rule: None })
+fn fail(reason: FailureReason, detail: impl Into<String>) -> Stop {
+    Stop::Failed(Failure::new(reason, detail))
 }
 
-fn ended(error: &RemoteError) -> Stop {
-    Stop::Failed(after_login(failure(error)))
-}
-
-/// A failure after the account was used. Reasons that would be redelivered become the loss of the connection.
-fn after_login(mut failure: Failure) -> Failure {
-    if failure.reason.class().redeliver {
-        failure.reason = FailureReason::TransportLost;
-    }
-    failure
+/// A failure after the account was used.
+fn ended(mut failure: Failure) -> Stop {
+    failure.reason = failure.reason.after_login();
+    Stop::Failed(failure)
 }

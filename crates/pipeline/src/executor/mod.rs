@@ -20,12 +20,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
 use crate::corpus::{Corpora, Signers};
+use crate::measure::Engine;
 
 pub(crate) const STAGE: &str = "executor";
 /// How long a job waits when its host is being measured by this very worker.
 const BUSY: Duration = Duration::from_secs(5);
 /// How far a worker's clock may be off (design 3.3): further, and it could not judge the age of a job.
 const CLOCK_LIMIT: Duration = Duration::from_secs(300);
+
+/// Told to stop, how long scans in hand may go on before they are broken off: the grace of the loop, less what it takes to
+/// clear a target and to say what became of the scan.
+const FINISH: Duration = Duration::from_secs(17);
 
 /// What a worker may touch.
 pub struct Executor {
@@ -41,6 +46,10 @@ pub struct Executor {
     pub slots: usize,
     /// Shells per scan.
     pub lanes: u8,
+    /// What measures. Tests put a broken one here; everybody else [`crate::measure::engine`].
+    pub engine: Engine,
+    /// Cancelled when scans in hand shall be broken off at once instead of finished.
+    pub hurry: CancellationToken,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
 }
@@ -52,6 +61,9 @@ struct Worker {
     corpora: Corpora,
     name: String,
     lanes: u8,
+    engine: Engine,
+    /// Breaks off what is in hand.
+    hurry: CancellationToken,
     /// Hosts in hand: the same host twice at once would only measure the measuring.
     busy: Mutex<BTreeSet<HostId>>,
 }
@@ -62,15 +74,19 @@ impl Executor {
     /// # Errors
     /// A clock that is too far off, or what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        check_clock(&self.bus).await?;
+        check_bus(&self.bus).await?;
         let worker = Arc::new(Worker {
             corpora: Corpora::new(self.bus.clone(), self.signers),
             bus: self.bus.clone(),
             keys: self.keys,
             name: self.name,
             lanes: self.lanes,
+            engine: self.engine,
+            hurry: self.hurry.clone(),
             busy: Mutex::default(),
         });
+        metrics::gauge!("openwatch_executor_slots").set(self.slots as f64);
+        metrics::gauge!("openwatch_results_held").set(0.0);
         let mut options =
             Options::new(STAGE, Consumer::EXECUTOR_MANUAL, self.slots).second(Consumer::EXECUTOR_SCHEDULED);
         options.pulse = self.pulse;
@@ -78,19 +94,35 @@ impl Executor {
             let worker = worker.clone();
             async move { worker.handle(message).await }
         };
-        Ok(consume::run(&self.bus, options, handle, shutdown).await?)
+        let running = consume::run(&self.bus, options, handle, shutdown.clone());
+        let breaking_off = async {
+            shutdown.cancelled().await;
+            let _ = tokio::time::timeout(FINISH, self.hurry.cancelled()).await;
+            self.hurry.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = running => Ok(ended?),
+            () = breaking_off => Ok(()),
+        }
     }
 }
 
-async fn check_clock(bus: &Bus) -> Result<(), StageError> {
-    let info = bus.consumer_info(Consumer::EXECUTOR_MANUAL.stream, Consumer::EXECUTOR_MANUAL.name).await?;
-    let Some(server) = info.server_time else { return Ok(()) };
-    let off = Timestamp::now_utc() - server;
-    if off.unsigned_abs() > CLOCK_LIMIT {
-        return Err(StageError::ClockOff {
-            off_sec: off.whole_seconds(),
-            limit_sec: CLOCK_LIMIT.as_secs() as i64,
-        });
+/// What a worker cannot do without: both lanes, and a clock that can judge the age of a job.
+async fn check_bus(bus: &Bus) -> Result<(), StageError> {
+    for Consumer { stream, name: consumer } in [Consumer::EXECUTOR_MANUAL, Consumer::EXECUTOR_SCHEDULED] {
+        let info = match bus.consumer_info(stream, consumer).await {
+            Err(error) if error.is_not_found() => return Err(StageError::Unprepared { stream, consumer }),
+            info => info?,
+        };
+        let Some(server) = info.server_time else { continue };
+        let off = Timestamp::now_utc() - server;
+        if off.unsigned_abs() > CLOCK_LIMIT {
+            return Err(StageError::ClockOff {
+                off_sec: off.whole_seconds(),
+                limit_sec: CLOCK_LIMIT.as_secs() as i64,
+            });
+        }
     }
     Ok(())
 }
@@ -135,6 +167,7 @@ impl Worker {
         let rejected = Rejected {
             subject: message.subject.clone(),
             sequence: message.sequence,
+            stored_at: Some(message.published),
             failure,
             message_id: message.message_id().map(str::to_owned),
             tag: message.header(MAC).map(str::to_owned),

@@ -44,7 +44,8 @@ pub(super) async fn rejected(
     let payload = rejected.encode();
     let subject = subject::result(Part::Rejected, nobody.0, nobody.1);
     let signed = worker.keys.sign_result(Part::Rejected.as_str(), &subject, &payload);
-    let id = format!("{}.{}.{}", message.stream, message.sequence, Part::Rejected.as_str());
+    let stored = message.published.unix_timestamp_nanos();
+    let id = format!("{}.{}.{stored}.{}", message.stream, message.sequence, Part::Rejected.as_str());
     hold(worker, &outgoing(subject, id, &signed, "executor", payload, message)).await
 }
 
@@ -53,31 +54,39 @@ pub(super) async fn rejected(
 pub(super) async fn last(
     worker: &Worker,
     message: &Message,
-    result: &ScanResult,
+    result: ScanResult,
     key: Option<&ResultKey>,
 ) -> Result<(), BusError> {
-    let mut payload = encode_final(result);
+    let mut payload = encode_final(&result);
+    let (host, scan, attempt) = (result.host, result.scan, result.attempt);
+    // From here on only the compressed bytes are needed, for as long as the bus is away.
+    drop(result);
     if payload.len() > INLINE_MOST {
-        payload = store_blob(worker, result, payload).await?;
+        payload = store_blob(worker, scan, attempt, payload).await?;
     }
-    let subject = subject::result(Part::Final, result.host, result.scan);
+    let subject = subject::result(Part::Final, host, scan);
     let part = Part::Final.as_str();
     let (signed, kind) = match key {
         Some(key) => (key.sign(part, &subject, &payload), "attempt"),
         None => (worker.keys.sign_result(part, &subject, &payload), "executor"),
     };
-    let id = message_id(result.scan, result.attempt, message.deliveries, Part::Final);
+    let id = message_id(scan, attempt, message.deliveries, Part::Final);
     hold(worker, &outgoing(subject, id, &signed, kind, payload, message)).await
 }
 
-async fn store_blob(worker: &Worker, result: &ScanResult, bytes: Bytes) -> Result<Bytes, BusError> {
-    let name = format!("{}.{}.{}", result.scan, result.attempt, Uuid::new_v4().simple());
+async fn store_blob(worker: &Worker, scan: ScanId, attempt: u32, bytes: Bytes) -> Result<Bytes, BusError> {
+    let name = format!("{scan}.{attempt}.{}", Uuid::new_v4().simple());
     let begun = Instant::now();
     let mut pause = Duration::from_millis(200);
+    let mut held = None;
     loop {
         match worker.bus.put_object(BUCKET_RESULTS, &name, bytes.clone()).await {
             Ok(()) => return Ok(encode_stored(&BlobRef::of(BUCKET_RESULTS, name, &bytes))),
-            Err(error) if begun.elapsed() < HOLD && error.is_outage() => wait(&error, &mut pause).await,
+            Err(error @ BusError::Denied { .. }) => return Err(error),
+            Err(error) if begun.elapsed() < HOLD => {
+                held.get_or_insert_with(Held::new);
+                wait(&error, &mut pause).await;
+            }
             Err(error) => return Err(error),
         }
     }
@@ -92,6 +101,7 @@ async fn hold(worker: &Worker, message: &Outgoing) -> Result<(), BusError> {
     let mut pause = Duration::from_millis(200);
     let mut message = message.clone();
     let mut offers = 0;
+    let mut held = None;
     loop {
         offers += 1;
         match worker.bus.publish(&message).await {
@@ -100,9 +110,28 @@ async fn hold(worker: &Worker, message: &Outgoing) -> Result<(), BusError> {
             }
             Ok(_) => return Ok(()),
             Err(error @ BusError::Denied { .. }) => return Err(error),
-            Err(error) if begun.elapsed() < HOLD => wait(&error, &mut pause).await,
+            Err(error) if begun.elapsed() < HOLD => {
+                held.get_or_insert_with(Held::new);
+                wait(&error, &mut pause).await;
+            }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// Counts a result that the bus does not take yet. There are never more than slots: each keeps its own.
+struct Held;
+
+impl Held {
+    fn new() -> Self {
+        metrics::gauge!("openwatch_results_held").increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        metrics::gauge!("openwatch_results_held").decrement(1.0);
     }
 }
 

@@ -48,7 +48,9 @@ pub(super) async fn result(
         .under(&open.policy_version)
         .traced(message.trace);
     match &result.verdict {
-        Verdict::Failed(failure) => failed(tx, out, &open, &source, &result, failure, proven).await,
+        Verdict::Failed(failure) => {
+            failed(tx, out, message, &open, &source, &result, failure, proven).await
+        }
         Verdict::Completed(measured) => {
             let findings = match finding::prepare(&measured.outcomes) {
                 Ok(findings) => findings,
@@ -87,19 +89,24 @@ struct Sound<'a> {
 async fn failed(
     mut tx: Tx<'_>,
     mut out: Out,
+    message: &Message,
     open: &OpenScan,
     source: &Source,
     result: &ScanResult,
     failure: &Failure,
     proven: bool,
 ) -> Result<(), Trouble> {
-    if result.attempt != open.attempt {
+    if source.attempt != open.attempt {
         metrics::counter!("openwatch_results_stale_total").increment(1);
         return Ok(());
     }
     let mismatch = if proven { keys::learn_all(&mut tx, &mut out, open, result).await? } else { None };
     keys::note_shown(&mut tx, open, result).await?;
     ending::fail(&mut tx, &mut out, open, source, mismatch.as_ref().unwrap_or(failure)).await?;
+    if failure.reason.consequence().dead_letter {
+        let reason = format!("{}: {}", failure.reason.as_str(), failure.detail);
+        refuse::file(&mut tx, &mut out, message, &reason).await?;
+    }
     out.commit(tx).await?;
     Ok(())
 }

@@ -32,12 +32,20 @@ pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str
     }
 }
 
-/// Whether this message is refused for the first time: delivered again, it is neither told nor filed again.
+/// Whether this message is refused for the first time: delivered again, it is neither told nor filed again. By the time it
+/// was stored as well as its place, which repeats when the stream is made anew.
 async fn first_time(tx: &mut Tx<'_>, message: &Message) -> Result<bool, StoreError> {
-    inbox::first_time(tx, STAGE, &format!("refused {} {}", message.stream, message.sequence)).await
+    let stored = message.published.unix_timestamp_nanos();
+    inbox::first_time(tx, STAGE, &format!("refused {} {} {stored}", message.stream, message.sequence)).await
 }
 
-async fn file(tx: &mut Tx<'_>, out: &mut Out, message: &Message, reason: &str) -> Result<(), StoreError> {
+/// A dead letter and its audit row, in the caller's `tx`.
+pub(super) async fn file(
+    tx: &mut Tx<'_>,
+    out: &mut Out,
+    message: &Message,
+    reason: &str,
+) -> Result<(), StoreError> {
     tracing::error!(subject = message.subject, sequence = message.sequence, reason, "result refused");
     metrics::counter!("openwatch_dead_lettered_total", "stage" => STAGE).increment(1);
     out.send(letter(message, reason));
@@ -137,7 +145,9 @@ async fn keep_stored(writer: &Writer, message: &Message) -> Result<(), BusError>
 pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Trouble> {
     let it = Rejected::decode(&message.payload)?;
     let mut tx = writer.store.begin().await?;
-    let cause = format!("job {}", it.sequence);
+    // The sequence alone repeats when the stream is deleted and made anew.
+    let stored = it.stored_at.map(|at| at.unix_timestamp_nanos()).unwrap_or_default();
+    let cause = format!("job {} {stored}", it.sequence);
     if !inbox::first_time(&mut tx, STAGE, &cause).await? {
         return Ok(());
     }

@@ -151,6 +151,7 @@ pub(super) fn rejected() -> Rejected {
     Rejected {
         subject: subject::job(Lane::Manual, host()),
         sequence: 77,
+        stored_at: Some(at()),
         failure: Rejection::HmacMismatch,
         message_id: Some(job::message_id(scan(), 2)),
         tag: Some("00".repeat(32)),
@@ -375,7 +376,7 @@ pub(super) fn samples() -> Vec<(String, Outgoing)> {
         ("result.final.failed.v1".to_owned(), part(Part::Final, open(&failed()))),
         ("result.final.keys_seen.v1".to_owned(), part(Part::Final, open(&keys_seen()))),
         ("result.final.stored.v1".to_owned(), part(Part::Final, result::encode_stored(&blob()))),
-        ("result.rejected.v1".to_owned(), part(Part::Rejected, rejected().encode())),
+        ("result.rejected.v1.1".to_owned(), part(Part::Rejected, rejected().encode())),
         ("vault.request.v1".to_owned(), vault(question().encode())),
         ("vault.request.v2".to_owned(), vault(question_of_jump().encode())),
         ("vault.reply.sealed.v1".to_owned(), vault(sealed.encode())),

@@ -87,6 +87,8 @@ pub struct Rejected {
     pub subject: String,
     /// Its place in the job stream.
     pub sequence: u64,
+    /// When the stream stored it. With `sequence` its identity: a stream that is deleted and made anew counts from one again.
+    pub stored_at: Option<Timestamp>,
     /// What was wrong with it.
     pub failure: Rejection,
     /// `Nats-Msg-Id` it came with: `<scan>.<attempt>` of the job it claims to be.
@@ -166,11 +168,12 @@ impl Rejected {
     pub fn encode(&self) -> Bytes {
         let mut it = self.clone();
         it.excerpt.truncate(EXCERPT_MOST);
-        let Self { subject, sequence, failure, message_id, tag, excerpt, size, worker, at } = it;
+        let Self { subject, sequence, stored_at, failure, message_id, tag, excerpt, size, worker, at } = it;
         write(&RejectedV1 {
             version: 1,
             subject,
             sequence,
+            stored_at,
             failure,
             message_id,
             tag,
@@ -190,9 +193,19 @@ impl Rejected {
             1 => {
                 let it: RejectedV1 = parse(REJECTED, payload)?;
                 let RejectedV1 {
-                    subject, sequence, failure, message_id, tag, excerpt, size, worker, at, ..
+                    subject,
+                    sequence,
+                    stored_at,
+                    failure,
+                    message_id,
+                    tag,
+                    excerpt,
+                    size,
+                    worker,
+                    at,
+                    ..
                 } = it;
-                Ok(Self { subject, sequence, failure, message_id, tag, excerpt, size, worker, at })
+                Ok(Self { subject, sequence, stored_at, failure, message_id, tag, excerpt, size, worker, at })
             }
             version => Err(DecodeError::UnknownVersion { what: REJECTED, version }),
         }
@@ -202,8 +215,13 @@ impl Rejected {
 /// A final result, compressed. Up to [`INLINE_MOST`] these are the bytes to sign and to publish; above it, put them
 /// into the bucket and publish [`encode_stored`].
 pub fn encode_final(result: &ScanResult) -> Bytes {
-    let json = write(&FinalV1::from(result));
-    zstd::encode_all(&json[..], 3).expect("compressing memory into memory does not fail").into()
+    // Straight through: the text of a large result is many times what is kept of it.
+    let packed = zstd::Encoder::new(Vec::new(), 3).and_then(|encoder| {
+        let mut pieces = std::io::BufWriter::with_capacity(64 << 10, encoder);
+        serde_json::to_writer(&mut pieces, &FinalV1::from(result))?;
+        pieces.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()
+    });
+    packed.expect("plain structs are written into memory without fail").into()
 }
 
 /// The message of a result that lies in the object store: these bytes are signed and published.

@@ -30,6 +30,9 @@ pub(super) struct RejectedV1 {
     pub(super) version: u64,
     pub(super) subject: String,
     pub(super) sequence: u64,
+    /// Added within version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "instant::optional")]
+    pub(super) stored_at: Option<Timestamp>,
     pub(super) failure: Rejection,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) message_id: Option<String>,

@@ -72,3 +72,11 @@ async fn bench_events() {
     }
     report("events: synced to disk, as the relay sends them", 3000, since.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn bench_worker_memory() {
+    let most = crate::executor::side_by_side(200, 500, Duration::from_secs(900)).await;
+    println!("{:<48} {most:>8} MiB", "worker: 200 scans of 500 rules side by side");
+    assert!(most < 150, "{most} MiB are too much");
+}

@@ -1,7 +1,16 @@
 //! Workers: what a host, a job or a crash can do to a scan, seen from outside.
 
+mod crew;
+mod fleet;
 mod jobs;
+mod lives;
+mod reasons;
+mod results;
+mod setup;
+mod stops;
 mod workers;
+
+pub(crate) use self::fleet::side_by_side;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -14,7 +23,7 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 fn proves(criterion: &str) {
-    println!("@spec executor\n@ac {criterion}");
+    println!("@spec kensa-executor\n@ac {criterion}");
 }
 
 /// A running system on a database that the test can look into.
@@ -58,11 +67,11 @@ async fn ended(stack: &Stack, host: &str, limit: Duration) -> Value {
     .await
 }
 
-// @spec executor
-// @ac AC-02
+// @spec kensa-executor
+// @ac AC-13
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_host_is_refused_before_the_vault_is_asked() {
-    proves("AC-02");
+    proves("AC-13");
     let (mut stack, database) = system().await;
     follow(&mut stack, &database, "version: 1.0.1\nhost_key_policy: require_known\n", "1.0.1").await;
     let sshd = Options::new().start();
@@ -77,11 +86,11 @@ async fn an_unknown_host_is_refused_before_the_vault_is_asked() {
     assert!(!sshd.log().contains("Accepted") && !sshd.log().contains("Failed"), "{}", sshd.log());
 }
 
-// @spec executor
-// @ac AC-03
+// @spec kensa-executor
+// @ac AC-18
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_host_key_is_refused_and_critical() {
-    proves("AC-03");
+    proves("AC-18");
     let (stack, database) = system().await;
     let sshd = Options::new().start();
     // The host had another key when somebody put it on record.
@@ -104,11 +113,11 @@ async fn a_changed_host_key_is_refused_and_critical() {
     assert_eq!((&alert["severity"], &alert["state"]), (&"critical".into(), &"active".into()), "{alert}");
 }
 
-// @spec executor
-// @ac AC-04
+// @spec kensa-executor
+// @ac AC-19
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_credential_is_tried_once() {
-    proves("AC-04");
+    proves("AC-19");
     let (stack, _database) = system().await;
     let sshd = Options::new().start();
     let wrong = sshd.dir().join("wrong");
@@ -123,11 +132,11 @@ async fn a_wrong_credential_is_tried_once() {
     assert_eq!((tried, log.matches("Accepted").count()), (1, 0), "{log}");
 }
 
-// @spec executor
-// @ac AC-05
+// @spec kensa-executor
+// @ac AC-20
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_port_and_a_silent_host_have_their_own_reasons() {
-    proves("AC-05");
+    proves("AC-20");
     let (stack, database) = system().await;
     let port = |listener: &TcpListener| listener.local_addr().unwrap().port().to_string();
     let closed = port(&TcpListener::bind("127.0.0.1:0").unwrap());

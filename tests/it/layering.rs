@@ -99,16 +99,45 @@ fn the_model_and_the_prober_are_as_innocent_as_promised() {
     }
 }
 
-/// The worker is handed a bus and a way to hosts. Nothing on its path may name the store.
-#[test]
-fn the_executor_never_names_the_store() {
+/// Every source file of the executor, and of what it measures with.
+fn executor_sources() -> Vec<(String, String)> {
     let stage = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/pipeline/src/executor");
-    let mut files = vec![stage.clone(), stage.with_extension("rs")];
+    let mut files = vec![stage.with_file_name("measure.rs"), stage];
+    let mut sources = Vec::new();
     while let Some(path) = files.pop() {
         if path.is_dir() {
             files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if let Ok(text) = std::fs::read_to_string(&path) {
-            assert!(!text.contains("openwatch_store"), "{}", path.display());
+        } else {
+            sources.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap()));
         }
+    }
+    assert!(sources.len() > 3, "the executor moved");
+    sources
+}
+
+/// The worker is handed a bus and a way to hosts. Nothing on its path may name the store, a file, or a cipher.
+// @spec kensa-executor
+// @ac AC-11
+#[test]
+fn the_executor_names_no_store_no_file_and_no_cipher() {
+    println!("@spec kensa-executor\n@ac AC-11");
+    for (path, text) in executor_sources() {
+        for word in
+            ["openwatch_store", "std::fs", "tokio::fs", "File::", "Dek", "VaultKeys", "decrypt_secret", "aes"]
+        {
+            assert!(!text.contains(word), "{path} names {word}");
+        }
+    }
+}
+
+// @spec kensa-executor
+// @ac AC-12
+#[test]
+fn there_is_one_engine_and_no_trait_of_engines() {
+    println!("@spec kensa-executor\n@ac AC-12");
+    for (path, text) in executor_sources() {
+        let declares =
+            text.lines().any(|line| line.trim_start().trim_start_matches("pub ").starts_with("trait "));
+        assert!(!declares && !text.contains("dyn Engine"), "{path} declares a trait");
     }
 }

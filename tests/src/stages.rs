@@ -15,8 +15,9 @@ use openwatch_app::run::up::note_publication;
 use openwatch_bus::message::event::Kind;
 use openwatch_bus::stream::Stored;
 use openwatch_bus::{Bus, User, subject};
-use openwatch_model::credential::{AuthMethod, Secret, SudoMode};
+use openwatch_model::credential::{Secret, SudoMode};
 use openwatch_model::{CredentialId, HostId, ScanId};
+use openwatch_pipeline::measure::{self, Engine};
 use openwatch_pipeline::policy::{Source, accept};
 use openwatch_rules::CorpusFile;
 use openwatch_store::credential::{self, NewCredential};
@@ -96,6 +97,15 @@ impl Stages {
     /// # Panics
     /// When a stage cannot start.
     pub async fn run_at(&self, nats: &str, stages: &[Stage]) -> Process {
+        self.wire(nats, stages, measure::engine).await
+    }
+
+    /// A worker whose engine is another one, until the answer is dropped.
+    pub async fn worker_with(&self, engine: Engine) -> Process {
+        self.wire(self.world.nats.url(), &[Stage::Executor], engine).await
+    }
+
+    async fn wire(&self, nats: &str, stages: &[Stage], engine: Engine) -> Process {
         // As the program does at its start. Another test may have been quicker; one provider serves all.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut process = Process::new();
@@ -105,7 +115,7 @@ impl Stages {
             let wired = match stage {
                 Stage::Scheduler => wiring.scheduler().await,
                 Stage::Vault => wiring.vault().await,
-                Stage::Executor => wiring.executor().await,
+                Stage::Executor => wiring.executor_with(engine).await,
                 Stage::Writer => wiring.writer().await,
                 Stage::Drift => wiring.drift().await,
                 Stage::Alerts => wiring.alerts().await,
@@ -157,13 +167,21 @@ impl Stages {
     /// # Panics
     /// When the name is taken.
     pub async fn host(&self, name: &str, port: u16) -> HostId {
+        self.host_with(name, port, None).await
+    }
+
+    /// The same with a credential of its own.
+    ///
+    /// # Panics
+    /// When the name is taken.
+    pub async fn host_with(&self, name: &str, port: u16, credential: Option<CredentialId>) -> HostId {
         let new = NewHost {
             name: name.to_owned(),
             address: "127.0.0.1".to_owned(),
             port,
             username: Some("root".to_owned()),
             sudo: SudoMode::None,
-            credential: None,
+            credential,
             jump: None,
             labels: [].into(),
         };
@@ -179,24 +197,37 @@ impl Stages {
     /// # Panics
     /// When there is a default credential already.
     pub async fn target(&self, name: &str, sshd: &Sshd) -> HostId {
+        self.credential("key", sshd.user(), &sshd.secret(), true).await;
+        self.host(name, sshd.port()).await
+    }
+
+    /// Stores a credential as the API does; the vault takes it in when it runs.
+    ///
+    /// # Panics
+    /// When the name is taken, or there is a default credential already.
+    pub async fn credential(
+        &self,
+        name: &str,
+        user: &str,
+        secret: &Secret,
+        is_default: bool,
+    ) -> CredentialId {
         let id = CredentialId(Uuid::new_v4());
-        let mut secret = Secret::default();
-        secret.private_key = Some(sshd.private_key().to_owned());
         let api_keys = self.keys.api().unwrap_or_else(|failure| panic!("{:#}", failure.error));
         let new = NewCredential {
             id,
-            name: "key".to_owned(),
-            username: sshd.user().to_owned(),
-            auth_method: AuthMethod::SshKey,
+            name: name.to_owned(),
+            username: user.to_owned(),
+            auth_method: secret.auth_method().expect("a secret that logs in"),
             key: None,
-            is_default: true,
-            sealed: api_keys.seal_credential(&secret, id).expect("a key to seal to"),
+            is_default,
+            sealed: api_keys.seal_credential(secret, id).expect("a key to seal to"),
         };
         let api = self.world.store(Role::Api).await;
         let mut tx = api.begin().await.expect("the database answers");
         credential::insert(&mut tx, &new, "tester").await.expect("the credential is new");
         tx.commit().await.expect("the database answers");
-        self.host(name, sshd.port()).await
+        id
     }
 
     /// Waits for the ledger row of a scan.

@@ -97,3 +97,28 @@ impl SudoMode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // @spec kensa-executor
+    // @ac AC-07
+    #[test]
+    fn a_secret_wipes_itself_and_prints_nothing() {
+        println!("@spec kensa-executor\n@ac AC-07");
+        fn wiped_on_drop(_: &impl ZeroizeOnDrop) {}
+        let canary = || Some("canary".to_owned());
+        let mut secret = Secret {
+            password: canary(),
+            private_key: canary(),
+            passphrase: canary(),
+            sudo_password: canary(),
+        };
+        wiped_on_drop(&secret);
+        assert!(!format!("{secret:?}").contains("canary"));
+        secret.zeroize();
+        assert_eq!(secret.auth_method(), None);
+        assert!(secret.passphrase.is_none() && secret.sudo_password.is_none());
+    }
+}

@@ -37,11 +37,11 @@ fn altered(message: &mut Outgoing) {
 
 const DAY_NS: i64 = 24 * 3600 * 1_000_000_000;
 
-// @spec executor
-// @ac AC-01
+// @spec kensa-executor
+// @ac AC-17
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tampered_job_causes_no_dial_and_no_request() {
-    proves("AC-01");
+    proves("AC-17");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Vault, Stage::Writer, Stage::Alerts, Stage::Executor]).await;
     let scheduler = stages.world.bus(User::Scheduler).await;

@@ -38,19 +38,13 @@ pub(super) async fn result(
             return refuse::conflict(writer, message, &result).await;
         }
     };
-    let source = Source {
-        attempt: result.attempt,
-        worker: Some(result.worker.clone()),
-        engine: Some(result.engine.clone()),
-    };
+    let source = source_of(&result);
     let out = Out::new(STAGE, result.scan.to_string())
         .by(Actor::Worker(result.worker.clone()))
         .under(&open.policy_version)
         .traced(message.trace);
     match &result.verdict {
-        Verdict::Failed(failure) => {
-            failed(tx, out, message, &open, &source, &result, failure, proven).await
-        }
+        Verdict::Failed(failure) => failed(tx, out, message, &open, &result, failure, proven).await,
         Verdict::Completed(measured) => {
             let findings = match finding::prepare(&measured.outcomes) {
                 Ok(findings) => findings,
@@ -79,6 +73,15 @@ pub(super) async fn result(
     }
 }
 
+/// Who measured.
+fn source_of(result: &ScanResult) -> Source {
+    Source {
+        attempt: result.attempt,
+        worker: Some(result.worker.clone()),
+        engine: Some(result.engine.clone()),
+    }
+}
+
 /// A measurement of which everything can be stored.
 struct Sound<'a> {
     measured: &'a Measurement,
@@ -91,18 +94,18 @@ async fn failed(
     mut out: Out,
     message: &Message,
     open: &OpenScan,
-    source: &Source,
     result: &ScanResult,
     failure: &Failure,
     proven: bool,
 ) -> Result<(), Trouble> {
-    if source.attempt != open.attempt {
+    if result.attempt != open.attempt {
         metrics::counter!("openwatch_results_stale_total").increment(1);
         return Ok(());
     }
     let mismatch = if proven { keys::learn_all(&mut tx, &mut out, open, result).await? } else { None };
     keys::note_shown(&mut tx, open, result).await?;
-    ending::fail(&mut tx, &mut out, open, source, mismatch.as_ref().unwrap_or(failure)).await?;
+    let source = source_of(result);
+    ending::fail(&mut tx, &mut out, open, &source, mismatch.as_ref().unwrap_or(failure)).await?;
     if failure.reason.consequence().dead_letter {
         let reason = format!("{}: {}", failure.reason.as_str(), failure.detail);
         refuse::file(&mut tx, &mut out, message, &reason).await?;

@@ -1,0 +1,110 @@
+//! Many hosts at once, one host twice, and what a worker remembers.
+
+use openwatch_bus::User;
+use openwatch_bus::message::event::Kind;
+use openwatch_tests::stages::TOFU;
+use openwatch_tests::{Running, Stages};
+
+use super::crew::{control, listeners, metrics, metrics_address, value, worker};
+use super::*;
+
+/// Resident memory of a process in MiB: now, and the most there ever was.
+fn resident(worker: &Running) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.process_id())).unwrap();
+    let mib = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+    };
+    (mib("VmRSS:"), mib("VmHWM:"))
+}
+
+/// Measures this many hosts, all of them on one server, side by side. The most memory that the worker took, in MiB.
+pub(crate) async fn side_by_side(hosts: usize, rules: usize, patience: Duration) -> u64 {
+    let stages = Stages::under(TOFU).await;
+    let sshd = Options::new().config("MaxStartups 1000").start();
+    let names: Vec<String> = (0..rules).map(|n| format!("rule-{n:03}")).collect();
+    let mut corpus: Vec<_> =
+        names.iter().map(|name| (name.clone(), format!("echo {name} is fine; echo $PATH"))).collect();
+    // All of them have begun before the first is done.
+    corpus.push(("zz-gate".to_owned(), super::stops::gate(&sshd)));
+    stages.publish(&corpus.iter().map(|(name, run)| (name.as_str(), run.as_str())).collect::<Vec<_>>()).await;
+    let control = control(&stages).await;
+    stages.credential("key", sshd.user(), &sshd.secret(), true).await;
+    for number in 0..hosts {
+        stages.host(&format!("host-{number:03}"), sshd.port()).await;
+    }
+    let slots = u16::try_from(hosts + 1).unwrap();
+    let mut worker = worker(&stages, &control, "w1").slots(slots).with_metrics().start().await;
+    let address = metrics_address(&mut worker).await;
+    let (idle, _) = resident(&worker);
+    let at_once = || async {
+        let begun = stages.number("select count(*) from scan where state = 'running'").await;
+        (begun == hosts as i64).then_some(())
+    };
+    eventually_within(patience, "all scans at once", at_once).await;
+    let text = metrics(&address).await;
+    assert_eq!(value(&text, "openwatch_in_hand{stage=\"executor\"}"), Some(hosts as f64), "{text}");
+    let (waiting, _) = resident(&worker);
+    super::stops::open(&sshd);
+    let done = || async {
+        let done = stages.number("select count(*) from scan_ledger where outcome = 'completed'").await;
+        (done == hosts as i64).then_some(())
+    };
+    eventually_within(patience, "all results", done).await;
+    let (after, most) = resident(&worker);
+    println!(
+        "{hosts} hosts, {rules} rules: {idle} MiB idle, {waiting} waiting, {most} at most, {after} after"
+    );
+    let pass = format!("select count(*) from scan_ledger where pass = {}", rules + 1);
+    assert_eq!(stages.number(&pass).await, hosts as i64);
+    most
+}
+
+// @spec kensa-executor
+// @ac AC-08
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_hosts_side_by_side() {
+    proves("AC-08");
+    let most = side_by_side(100, 20, Duration::from_secs(120)).await;
+    assert!(most < 200, "{most} MiB");
+}
+
+// @spec kensa-executor
+// @ac AC-03
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_in_hand_is_not_measured_twice() {
+    proves("AC-03");
+    let stages = Stages::under(TOFU).await;
+    let sshd = Options::new().start();
+    stages.publish(&[("gate", &super::stops::gate(&sshd))]).await;
+    let digest = stages.texts("select digest from corpus").await.remove(0);
+    let host = stages.target("web", &sshd).await;
+    let control = listeners(&stages).await;
+    let (job, mut message) =
+        stages.job(host, |job| (job.corpus, job.user) = (digest, sshd.user().to_owned())).await;
+    let mut worker = worker(&stages, &control, "w1").with_metrics().start().await;
+    let address = metrics_address(&mut worker).await;
+    let scheduler = stages.world.bus(User::Scheduler).await;
+    scheduler.publish(&message).await.unwrap();
+    let begun = "select state from scan where state = 'running'";
+    eventually("the scan has begun", || async { stages.texts(begun).await.pop() }).await;
+    // The same job once more, as a stream that forgot its ids would deliver it.
+    message.message_id.push_str(".again");
+    scheduler.publish(&message).await.unwrap();
+    let series = "openwatch_messages_total{stage=\"executor\",outcome=\"retry\"}";
+    eventually("the second is put back", || async {
+        (value(&metrics(&address).await, series)? >= 1.0).then_some(())
+    })
+    .await;
+    assert_eq!(stages.audited("credential.released").await, 1);
+    assert_eq!(sshd.log().matches("Accepted publickey for").count(), 1, "{}", sshd.log());
+    super::stops::open(&sshd);
+    assert_eq!(stages.ended(job.scan).await, "completed");
+    let empty = || async { (stages.admin.stream_info("OW_JOBS").await.ok()?.messages == 0).then_some(()) };
+    eventually("the second is let go", empty).await;
+    stages.relayed().await;
+    assert_eq!(stages.audited("credential.released").await, 1);
+    assert_eq!(sshd.log().matches("Accepted publickey for").count(), 1);
+    assert_eq!(stages.events(Kind::ScanCompleted, host).await.len(), 1);
+    assert_eq!(stages.events(Kind::ScanFailed, host).await.len(), 0);
+}

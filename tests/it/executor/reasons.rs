@@ -418,8 +418,8 @@ async fn walk(ground: &Ground, cases: &[Case]) {
     assert_eq!(letters.len(), poison, "{letters:#?}");
     assert_eq!(ground.stages.admin.stream_info(subject::JOBS).await.unwrap().messages, 0);
     // Nothing of ours goes on over there.
-    eventually("an end of what ran on the target", || async { (alive(&ground.sleeper) == 0).then_some(()) })
-        .await;
+    let gone = || async { (alive(&ground.sleeper) == 0).then_some(()) };
+    eventually_within(Duration::from_secs(60), "an end of what ran on the target", gone).await;
 }
 
 // @spec kensa-executor

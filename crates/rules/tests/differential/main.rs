@@ -51,8 +51,12 @@ fn hosts() -> u64 {
     if std::env::var_os("OPENWATCH_LONG").is_some() { 100 } else { 4 }
 }
 
+// @spec rule-engine
+// @ac AC-06
 #[test]
 fn the_engine_and_a_plain_reading_agree_on_every_host() {
+    println!("@spec rule-engine");
+    println!("@ac AC-06");
     let mut all = [0; 4];
     for seed in 1..=hosts() {
         let mut dice = Dice::new(seed);

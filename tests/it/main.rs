@@ -10,6 +10,7 @@ mod alerts;
 mod api;
 mod audit;
 mod bench;
+mod bench_dispatch;
 mod bus;
 mod compose;
 mod credentials;

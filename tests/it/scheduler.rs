@@ -1,6 +1,12 @@
 //! The scheduler's promises, kept by the real program.
 
+mod clocks;
+mod counters;
+mod faults;
+mod keys;
+mod maintenance;
 mod policy;
+mod rate;
 
 use std::time::Duration;
 

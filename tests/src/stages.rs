@@ -67,7 +67,7 @@ impl Stages {
         std::fs::write(&file, policy).expect("write the policy");
         std::fs::write(signature_path(&file), sign(policy.as_bytes(), &key).expect("a policy to sign"))
             .expect("write its signature");
-        let signers = keys.signers().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        let signers = keys.signer_watch();
         let store = world.store(Role::Scheduler).await;
         accept(&store, &file, &signers, Source::Boot).await.expect("the policy comes into force");
         let settings = Settings {

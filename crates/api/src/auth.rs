@@ -75,6 +75,10 @@ pub enum Permission {
     TokenWrite,
     /// Read the audit log.
     AuditRead,
+    /// See the policy in force and what the scheduler did.
+    PolicyRead,
+    /// Tell the schedulers to read their policy files again.
+    PolicyReload,
 }
 
 impl Permission {
@@ -96,17 +100,19 @@ impl Permission {
             Self::TokenRead => "token:read",
             Self::TokenWrite => "token:write",
             Self::AuditRead => "audit:read",
+            Self::PolicyRead => "policy:read",
+            Self::PolicyReload => "policy:reload",
         }
     }
 
     /// The least role that has it.
     pub fn least(self) -> Role {
         match self {
-            Self::HostRead | Self::ScanRead | Self::AlertRead => Role::Viewer,
+            Self::HostRead | Self::ScanRead | Self::AlertRead | Self::PolicyRead => Role::Viewer,
             Self::HostWrite | Self::HostDelete | Self::ScanExecute | Self::AlertWrite => Role::Operator,
             Self::CredentialRead | Self::ChannelRead | Self::AuditRead => Role::Operator,
             Self::HostKeyAccept | Self::CredentialWrite | Self::ChannelWrite => Role::Admin,
-            Self::TokenRead | Self::TokenWrite => Role::Admin,
+            Self::TokenRead | Self::TokenWrite | Self::PolicyReload => Role::Admin,
         }
     }
 }

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 
 use crate::routes::{
     alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
-    scans, status, tokens, transactions,
+    policy, scans, schedule, status, tokens, transactions,
 };
 use crate::{dto, router};
 
@@ -22,9 +22,10 @@ use crate::{dto, router};
     ),
     paths(
         hosts::list, host_changes::create, host_changes::import, hosts::show, host_edit::change, host_changes::remove, host_keys::list, host_keys::accept, hosts::rules,
+        schedule::begin, schedule::end,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::remove,
         ask::create, ask::create_for_host, scans::list, scans::show, scans::evidence,
-        status::show, transactions::list, drift::list,
+        policy::show, policy::reload, policy::snapshot, status::show, transactions::list, drift::list,
         alerts::list, alerts::show, alert_moves::acknowledge, alert_moves::silence, alert_moves::unsilence, alert_moves::resolve,
         alert_moves::dismiss, audit::list, audit::export,
         channels::list, channels::create, channels::remove,

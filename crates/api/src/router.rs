@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::openapi;
 use crate::routes::{
     alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
-    scans, status, tokens, transactions,
+    policy, scans, schedule, status, tokens, transactions,
 };
 use crate::state::{Api, ApiDeps};
 
@@ -66,6 +66,7 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
         )
         .route("/hosts/{host}/accept-key", may(P::HostKeyAccept, post(host_keys::accept)))
         .route("/hosts/{host}/keys", may(P::HostRead, get(host_keys::list)))
+        .route("/hosts/{host}/maintenance", may(P::HostWrite, post(schedule::begin).delete(schedule::end)))
         .route("/hosts/{host}/rules", may(P::HostRead, get(hosts::rules)))
         .route("/hosts/{host}/scans", may(P::ScanExecute, post(ask::create_for_host)))
         .route(
@@ -81,6 +82,9 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
         .route("/scans", may(P::ScanRead, get(scans::list)).merge(may(P::ScanExecute, post(ask::create))))
         .route("/scans/{id}", may(P::ScanRead, get(scans::show)))
         .route("/scans/{id}/rules/{rule}/evidence", may(P::ScanRead, get(scans::evidence)))
+        .route("/policy", may(P::PolicyRead, get(policy::show)))
+        .route("/policy/reload", may(P::PolicyReload, post(policy::reload)))
+        .route("/scheduler", may(P::PolicyRead, get(policy::snapshot)))
         .route("/status", may(P::ScanRead, get(status::show)))
         .route("/transactions", may(P::ScanRead, get(transactions::list)))
         .route("/drift", may(P::ScanRead, get(drift::list)))

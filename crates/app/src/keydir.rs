@@ -13,11 +13,11 @@
 use std::path::{Path, PathBuf};
 
 use openwatch_bus::User;
-use openwatch_pipeline::corpus::Signers;
+use openwatch_pipeline::signers::{SignedList, SignerFiles, SignerWatch, SignersRefused};
 use openwatch_trust::keyring::{issue_api, issue_executor, issue_scheduler, issue_writer};
 use openwatch_trust::nats_user::{NatsUser, USERS, users_conf};
-use openwatch_trust::policy::signature_path;
-use openwatch_trust::revocation::Revocations;
+use openwatch_trust::policy::{PolicyRefused, RefusalClass, signature_path};
+use openwatch_trust::revocation::RevocationsRefused;
 use openwatch_trust::{
     ApiKeys, Dek, Deks, ExecutorKeys, KeyFileError, PolicyKey, SchedulerKeys, TrustedKeys, VaultKeys,
     WriterKeys,
@@ -105,7 +105,11 @@ impl KeyDir {
                 NatsUser::load(&self.seed_file(user))?.save(&target)?;
             }
         }
-        TrustedKeys::load(&self.0.join("policy/trusted.json"))?.save(&to.0.join("policy/trusted.json"))?;
+        TrustedKeys::load(&self.trusted_file())?.save(&to.trusted_file())?;
+        if self.revoked_file().exists() {
+            std::fs::copy(self.revoked_file(), to.revoked_file())?;
+            std::fs::copy(signature_path(&self.revoked_file()), signature_path(&to.revoked_file()))?;
+        }
         if what == IssueFor::Vault {
             let target = to.0.join("dek");
             if !target.exists() {
@@ -195,25 +199,52 @@ impl KeyDir {
         Ok(ApiKeys::load(&self.0.join("api.json"))?)
     }
 
-    /// Whose signatures count over policies and corpora.
+    /// Whose signatures count over policies and corpora, as the files say whenever they are read.
+    pub fn signer_watch(&self) -> SignerWatch {
+        let it = self.clone();
+        SignerWatch::new(move || it.signer_files())
+    }
+
+    /// The same, read now. The list of revoked keys is verified by whoever knows the one before it.
     ///
     /// # Errors
-    /// When the trusted keys are missing, or the revocation list is not what a trusted key signed.
-    pub fn signers(&self) -> Result<Signers, Failure> {
-        let trusted = TrustedKeys::load(&self.0.join("policy/trusted.json"))?;
-        let list = self.0.join("policy/revoked.json");
-        let revoked = match std::fs::read(&list) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Revocations::none(),
-            Err(error) => return Err(Failure::usage(format!("cannot read {}: {error}", list.display()))),
-            Ok(document) => {
-                let signature = std::fs::read(signature_path(&list)).map_err(|e| {
-                    Failure::usage(format!("{} has no readable signature: {e}", list.display()))
-                })?;
-                Revocations::verify(&document, &signature, &trusted, &Revocations::none())
-                    .map_err(Failure::usage)?
-            }
+    /// When a file cannot be read.
+    pub fn signer_files(&self) -> Result<SignerFiles, SignersRefused> {
+        let path = self.trusted_file();
+        let trusted = TrustedKeys::load(&path).map_err(|error| SignersRefused {
+            path,
+            refused: PolicyRefused {
+                class: RefusalClass::ParseError,
+                detail: error.to_string(),
+                fingerprint: None,
+                attempted_version: None,
+            },
+        })?;
+        let path = self.revoked_file();
+        let read = |path: &Path| {
+            std::fs::read(path)
+                .map_err(|source| RevocationsRefused::Unreadable { path: path.to_owned(), source })
         };
-        Ok(Signers { trusted, revoked })
+        let document = match read(&path) {
+            Err(RevocationsRefused::Unreadable { source, .. })
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                return Ok(SignerFiles { trusted, list: None });
+            }
+            other => other.map_err(|error| SignersRefused::list(&path, &error))?,
+        };
+        let signature = read(&signature_path(&path)).map_err(|error| SignersRefused::list(&path, &error))?;
+        Ok(SignerFiles { trusted, list: Some(SignedList { path, document, signature }) })
+    }
+
+    /// Public keys whose signatures count.
+    pub fn trusted_file(&self) -> PathBuf {
+        self.0.join("policy/trusted.json")
+    }
+
+    /// The list of signing keys that no longer count.
+    pub fn revoked_file(&self) -> PathBuf {
+        self.0.join("policy/revoked.json")
     }
 }
 

@@ -129,6 +129,12 @@ registry! {
     JobHmacRejected "scheduler.job.hmac_rejected" Critical { job_id: Option<ScanId>, host_id: Option<HostId>, failure: String, subject: String, stream_sequence: u64 }
     /// One pass over the due rows.
     TickDispatched "scheduler.tick.dispatched" Info { due_count: u64, dispatched_count: u64, skipped_maintenance_count: u64, skipped_backoff_count: u64 }
+    /// A list of revoked signing keys came into force.
+    PolicyRevocationsLoaded "policy.revocations.loaded" Warning { sequence: u64, revoked: Vec<String> }
+    /// Somebody asked the schedulers to read their policy files again.
+    PolicyReloadAsked "policy.reload.asked" Info { policy_version_active: Option<String> }
+    /// A scheduler read its policy file again, and it was the one in force.
+    PolicyReloadDone "policy.reload.done" Info { policy_version_active: String }
     /// A policy came into force.
     PolicyLoaded "policy.loaded" Info { policy_type: &'static str, new_version: String, previous_version: Option<String>, key_fingerprint: String }
 
@@ -228,6 +234,10 @@ pub struct ScheduleFacts {
     pub current_interval_minutes: i32,
     #[serde(with = "time::serde::rfc3339")]
     pub next_scheduled_scan: Timestamp,
+    pub next_reason: String,
+    pub maintenance_mode: bool,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub maintenance_until: Option<Timestamp>,
     pub policy_version_at_last_scan: Option<String>,
 }
 

@@ -18,6 +18,7 @@ pub mod failure;
 pub mod host;
 pub mod ids;
 pub mod liveness;
+pub mod next_scan;
 pub mod outcome;
 pub mod plan;
 pub mod policy;

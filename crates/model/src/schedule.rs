@@ -78,6 +78,43 @@ pub fn next_scan_for(
     last_finished.map(|at| at + Duration::from_secs(u64::from(ladder.minutes(state)) * 60))
 }
 
+/// Why a host is due when it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DueReason {
+    /// Registered and never asked to be scanned.
+    FirstContact,
+    /// The same, put in a line because more such hosts arrived than the rate limit lets through.
+    Spread,
+    /// One interval of its tier after its scan.
+    Interval,
+    /// Its scan failed; tried again soon.
+    Retry,
+    /// Its scans failed again and again; left alone for a while.
+    Backoff,
+}
+
+impl DueReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::FirstContact, Self::Spread, Self::Interval, Self::Retry, Self::Backoff];
+
+    /// The column and wire value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstContact => "first_contact",
+            Self::Spread => "spread",
+            Self::Interval => "interval",
+            Self::Retry => "retry",
+            Self::Backoff => "backoff",
+        }
+    }
+
+    /// Reads a column value.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+}
+
 /// A host's failures so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
@@ -100,9 +137,12 @@ pub fn backoff_after_failure(prior: Backoff, interval_minutes: u32, now: Timesta
 
 /// When a failed scan's host is tried again: soon, but never before its backoff ends, and a backoff that is shorter
 /// than the tier's interval never shortens a running wait (EXE-23, SCH 1g-4).
-pub fn next_after_failure(backoff: Backoff, now: Timestamp) -> Timestamp {
+pub fn next_after_failure(backoff: Backoff, now: Timestamp) -> (Timestamp, DueReason) {
     let retry = now + Duration::from_secs(u64::from(FLOOR_MINUTES) * 60);
-    backoff.suppress_until.map_or(retry, |until| until.max(retry))
+    match backoff.suppress_until.filter(|until| *until > retry) {
+        Some(until) => (until, DueReason::Backoff),
+        None => (retry, DueReason::Retry),
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +188,9 @@ mod tests {
             waits.push(backoff.suppress_until.map(|t| t.unix_timestamp() / 3600));
         }
         assert_eq!(waits, [None, None, Some(2), Some(4), Some(8), Some(16), Some(24), Some(24), Some(24)]);
-        assert_eq!(next_after_failure(Backoff::default(), at(0)), at(300));
+        assert_eq!(next_after_failure(Backoff::default(), at(0)), (at(300), DueReason::Retry));
+        let until = Some(at(7200));
+        let suppressed = Backoff { consecutive_failures: 3, suppress_until: until };
+        assert_eq!(next_after_failure(suppressed, at(0)), (at(7200), DueReason::Backoff));
     }
 }

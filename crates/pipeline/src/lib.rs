@@ -22,9 +22,11 @@ mod out;
 pub mod policy;
 mod release;
 pub mod scheduler;
+pub mod signers;
 pub mod trail;
 pub mod vault;
 pub mod writer;
 
 pub use corpus::Signers;
 pub use error::StageError;
+pub use signers::{SignerWatch, SignersRefused};

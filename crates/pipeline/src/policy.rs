@@ -1,26 +1,21 @@
 //! The policy in force: accepted once by the scheduler, re-read and re-verified by every process.
 
+mod accept;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use openwatch_bus::message::event::PolicyRejected;
-use openwatch_model::audit::{
-    Actor, PolicyClamped, PolicyLoaded, PolicyReloadRejected, PolicyRevokedKeyRejected,
-    SchedulerStartupFailed,
-};
 use openwatch_model::policy::Policy;
+use openwatch_store::Store;
 use openwatch_store::policy::{self as history, PolicyRow};
-use openwatch_store::{Store, StoreError};
-use openwatch_trust::policy::{
-    Accepted as InForce, PolicyRefused, RefusalClass, VerifiedPolicy, read, verify,
-};
+use openwatch_trust::policy::{PolicyRefused, verify};
+use openwatch_trust::revocation::{Revocations, RevocationsRefused};
 use tokio_util::sync::CancellationToken;
 
-use crate::StageError;
-use crate::corpus::Signers;
-use crate::out::Out;
+pub use self::accept::{Source, accept};
+use crate::{SignerWatch, SignersRefused, StageError};
 
 const STAGE: &str = "scheduler";
 /// How often a process that waits for a first policy looks.
@@ -40,147 +35,29 @@ pub enum PolicyError {
     /// What the database holds does not verify here.
     #[error("failed to follow the policy in force: {0}; are the trusted keys of this process up to date?")]
     Stored(PolicyRefused),
+    /// The list of revoked keys that the database holds cannot be read.
+    #[error("failed to follow the stored list of revoked keys: {0}")]
+    Revocations(RevocationsRefused),
+    /// The key files of this process cannot be used.
+    #[error(transparent)]
+    Signers(#[from] SignersRefused),
     /// Told to stop while waiting for one.
     #[error("failed to find a policy in force before being told to stop")]
     None,
-}
-
-/// When a policy was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// At start: a refusal ends the process.
-    Boot,
-    /// Later: a refusal changes nothing.
-    Reload,
-}
-
-/// Reads, verifies and puts a policy in force: history row, audit and events in one `tx`. The same policy again changes
-/// nothing.
-///
-/// # Errors
-/// [`PolicyError::Refused`], which is audited first.
-pub async fn accept(
-    store: &Store,
-    path: &Path,
-    signers: &Signers,
-    source: Source,
-) -> Result<VerifiedPolicy, StageError> {
-    let mut tx = store.begin().await?;
-    let active = history::in_force(&mut tx).await?;
-    let in_force = active.as_ref().map(|a| InForce { version: &a.version, document: &a.document });
-    let verdict = read(path).and_then(|signed| {
-        verify(&signed.document, &signed.signature, &signers.trusted, &signers.revoked, in_force)
-            .map(|verified| (verified, signed.signature))
-    });
-    let (verified, signature) = match verdict {
-        Ok(verdict) => verdict,
-        Err(refused) => {
-            drop(tx);
-            audit_refusal(store, path, &refused, active.map(|a| a.version), source).await?;
-            return Err(PolicyError::Refused { path: path.to_owned(), refused }.into());
-        }
-    };
-    if verified.unchanged {
-        return Ok(verified);
-    }
-    let mut out = Out::new(STAGE, format!("policy {}", verified.version)).under(&verified.version);
-    let row = PolicyRow {
-        version: verified.version.clone(),
-        document: verified.document.clone(),
-        signature,
-        key_fingerprint: verified.key_fingerprint.to_string(),
-        loaded_by: STAGE.to_owned(),
-        loaded_at: tx.now(),
-        superseded_at: None,
-    };
-    let previous_version = match history::accept(&mut tx, &row).await? {
-        history::Accepted::InForce { previous } => previous,
-        history::Accepted::Unchanged => return Ok(verified),
-        // Somebody else was faster with a higher one: then that is the policy to follow.
-        history::Accepted::Regression { active } => {
-            tracing::warn!(
-                policy = verified.version,
-                active,
-                "a newer policy came into force in the same moment"
-            );
-            return Ok(verified);
-        }
-    };
-    out.audit(
-        &mut tx,
-        &PolicyLoaded {
-            policy_type: "schedules",
-            new_version: verified.version.clone(),
-            previous_version,
-            key_fingerprint: verified.key_fingerprint.to_string(),
-        },
-    )
-    .await?;
-    let clamped: Vec<_> = verified
-        .clamps
-        .iter()
-        .map(|clamp| PolicyClamped {
-            tier: clamp.tier.as_str(),
-            original_minutes: clamp.original_minutes,
-            clamped_minutes: clamp.clamped_minutes,
-            clamp_kind: clamp.kind,
-        })
-        .collect();
-    metrics::counter!("openwatch_policy_clamped_total").increment(clamped.len() as u64);
-    out.audit_many(&mut tx, &clamped).await?;
-    out.commit(tx).await?;
-    tracing::info!(policy = verified.version, "policy in force");
-    Ok(verified)
-}
-
-async fn audit_refusal(
-    store: &Store,
-    path: &Path,
-    refused: &PolicyRefused,
-    active: Option<String>,
-    source: Source,
-) -> Result<(), StoreError> {
-    let mut tx = store.begin().await?;
-    let mut out = Out::new(STAGE, "policy").by(Actor::Stage(STAGE));
-    let reason = refused.class.as_str().to_owned();
-    if refused.class == RefusalClass::RevokedKey {
-        let key_fingerprint = refused.detail.clone();
-        let policy_version = refused.attempted_version.clone();
-        out.audit(&mut tx, &PolicyRevokedKeyRejected { key_fingerprint, policy_version }).await?;
-    }
-    let attempted = refused.attempted_version.clone();
-    let active_version = active.clone();
-    match (source, active) {
-        (Source::Reload, Some(active)) => {
-            let event = PolicyReloadRejected {
-                reason: reason.clone(),
-                policy_version_attempted: attempted.clone(),
-                policy_version_active: active,
-            };
-            out.audit(&mut tx, &event).await?;
-        }
-        _ => {
-            let policy_path = path.display().to_string();
-            out.audit(&mut tx, &SchedulerStartupFailed { reason: reason.clone(), policy_path }).await?;
-        }
-    }
-    metrics::counter!("openwatch_policy_refused_total").increment(1);
-    out.event(&tx, None, PolicyRejected { reason, attempted_version: attempted, active_version });
-    out.commit(tx).await
 }
 
 /// The policy in force, as one process sees it. Cheap to clone.
 #[derive(Clone)]
 pub struct PolicyWatch {
     store: Store,
-    signers: Arc<Signers>,
+    signers: SignerWatch,
     /// Verified policies by version: a scan's thresholds are those of the version in its job.
     known: Arc<Mutex<BTreeMap<String, Arc<Policy>>>>,
 }
 
 impl PolicyWatch {
     /// Over this database, trusting these signers.
-    pub fn new(store: Store, signers: Arc<Signers>) -> Self {
+    pub fn new(store: Store, signers: SignerWatch) -> Self {
         Self { store, signers, known: Arc::default() }
     }
 
@@ -191,10 +68,15 @@ impl PolicyWatch {
     pub async fn in_force(&self) -> Result<Arc<Policy>, StageError> {
         let mut tx = self.store.begin_read().await?;
         let row = history::in_force(&mut tx).await?.ok_or(PolicyError::None)?;
-        self.verified(row)
+        if let Some(known) = self.known(&row.version) {
+            return Ok(known);
+        }
+        let revoked = accept::stored_list(&mut tx).await?;
+        self.verified(row, &revoked)
     }
 
-    /// The policy of a version: that in force when the version is unknown, so that an old scan is never without.
+    /// The policy of a version: that in force when the version is unknown or its key was revoked since, so that an old
+    /// scan is never without.
     ///
     /// # Errors
     /// As [`PolicyWatch::in_force`].
@@ -203,8 +85,15 @@ impl PolicyWatch {
             return Ok(known);
         }
         let mut tx = self.store.begin_read().await?;
-        match history::get(&mut tx, version).await? {
-            Some(row) => self.verified(row),
+        let stored = history::get(&mut tx, version).await?;
+        let revoked = accept::stored_list(&mut tx).await?;
+        drop(tx);
+        match stored.map(|row| self.verified(row, &revoked)) {
+            Some(Ok(policy)) => Ok(policy),
+            Some(Err(error)) => {
+                tracing::warn!(policy = version, %error, "an older policy does not count any more");
+                self.in_force().await
+            }
             None => self.in_force().await,
         }
     }
@@ -235,13 +124,11 @@ impl PolicyWatch {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(version).cloned()
     }
 
-    fn verified(&self, row: PolicyRow) -> Result<Arc<Policy>, StageError> {
-        if let Some(known) = self.known(&row.version) {
-            return Ok(known);
-        }
-        let verified =
-            verify(&row.document, &row.signature, &self.signers.trusted, &self.signers.revoked, None)
-                .map_err(PolicyError::Stored)?;
+    fn verified(&self, row: PolicyRow, revoked: &Revocations) -> Result<Arc<Policy>, StageError> {
+        let signers = self.signers.current().map_err(PolicyError::Signers)?;
+        let revoked = signers.revoked.merged(revoked);
+        let verified = verify(&row.document, &row.signature, &signers.trusted, &revoked, None)
+            .map_err(PolicyError::Stored)?;
         let policy = Arc::new(verified.policy);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(row.version, policy.clone());
         Ok(policy)

@@ -7,6 +7,7 @@ use openwatch_model::host::Platform;
 use openwatch_model::liveness::Reachability;
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::ScanState;
+use openwatch_model::schedule::DueReason;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{CredentialId, HostId, ScanId, Timestamp};
 use uuid::Uuid;
@@ -78,8 +79,12 @@ pub struct HostSummary {
     pub next_scan_at: Option<Timestamp>,
     /// Minutes between scheduled scans.
     pub interval_minutes: Option<u32>,
-    /// Kept from scheduled scans by its own flag.
+    /// Why it is due then.
+    pub next_reason: Option<DueReason>,
+    /// Kept from scheduled scans by hand.
     pub maintenance: bool,
+    /// Until then, or until called off.
+    pub maintenance_until: Option<Timestamp>,
     /// Failures in a row, and no scheduled scan before.
     pub failures: u32,
     /// See `failures`.
@@ -287,7 +292,8 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
              hs.compliance_state, hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing, hs.full_scan_id, hs.full_at,
              hs.platform, l.reachability_status as "reachability?", l.last_probe_at as "last_probe_at?",
              l.last_response_ms as "last_response_ms?", s.next_scheduled_scan as "next_scheduled_scan?",
-             s.current_interval_minutes as "interval?", s.maintenance_mode as "maintenance?",
+             s.current_interval_minutes as "interval?", s.next_reason as "next_reason?", m.maintenance as "maintenance?",
+             m.until as "maintenance_until?",
              b.consecutive_failures as "failures?", b.suppress_until as "suppress_until?",
              o.id as "open_scan?", o.state as "open_state?"
            from host h
@@ -295,6 +301,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
            left join credential c on c.id = h.credential_id
            left join host j on j.id = h.jump_id
            left join host_compliance_schedule s on s.host_id = h.id
+           left join host_maintenance m on m.host_id = h.id
            left join host_liveness l on l.host_id = h.id
            left join host_backoff_state b on b.host_id = h.id and b.probe_type = 'scan'
            left join scan o on o.host_id = h.id and o.state in ('queued', 'running')
@@ -342,7 +349,9 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
                 response_ms: r.last_response_ms,
                 next_scan_at: r.next_scheduled_scan,
                 interval_minutes: r.interval.map(count),
+                next_reason: r.next_reason.as_deref().and_then(DueReason::parse),
                 maintenance: r.maintenance.unwrap_or(false),
+                maintenance_until: r.maintenance_until.filter(|_| r.maintenance == Some(true)),
                 failures: r.failures.map_or(0, count),
                 suppress_until: r.suppress_until,
                 open_scan: match (r.open_scan, r.open_state) {

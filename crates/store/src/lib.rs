@@ -16,6 +16,7 @@ pub mod audit;
 pub mod channel;
 mod connect;
 pub mod corpus;
+pub mod counter;
 pub mod credential;
 pub mod delivery;
 pub mod drift;

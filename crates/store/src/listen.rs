@@ -16,6 +16,8 @@ pub const CREDENTIAL: &str = "ow_credential";
 pub const DELIVERY: &str = "ow_delivery";
 /// A policy came into force.
 pub const POLICY: &str = "ow_policy";
+/// Somebody wants the policy files to be read again.
+pub const RELOAD: &str = "ow_policy_reload";
 
 /// Why a listener woke.
 #[derive(Clone, Debug, PartialEq, Eq)]

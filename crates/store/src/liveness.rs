@@ -39,8 +39,8 @@ pub async fn claim(
         "with due as (
            select l.host_id from host_liveness l
            join host h on h.id = l.host_id and h.deleted_at is null
-           left join host_compliance_schedule s on s.host_id = l.host_id
-           where l.next_probe_at <= $1 and h.jump_id is null and h.name <> all($2) and s.maintenance_mode is not true
+           left join host_maintenance m on m.host_id = l.host_id
+           where l.next_probe_at <= $1 and h.jump_id is null and h.name <> all($2) and m.maintenance is not true
            order by l.next_probe_at
            limit $3
            for update of l skip locked

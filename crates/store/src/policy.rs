@@ -53,10 +53,8 @@ pub async fn accept(tx: &mut Tx<'_>, policy: &PolicyRow) -> Result<Accepted, Sto
     let ordinal: Vec<i64> =
         [major, minor, patch].into_iter().map(|n| i64::try_from(n).unwrap_or(i64::MAX)).collect();
     let hash: [u8; 32] = Sha256::digest(&policy.document).into();
-    // One at a time: two loaders must not both find themselves the highest. Freed at the end of the transaction.
-    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('openwatch-policy', 0)) as locked")
-        .fetch_one(tx.connection())
-        .await?;
+    // Two loaders must not both find themselves the highest.
+    lock(tx).await?;
     let active = sqlx::query!(
         r#"select version, source_hash, ordinal >= $1 as "not_below!" from policy_history where superseded_at is null"#,
         &ordinal
@@ -118,6 +116,76 @@ async fn by_version(tx: &mut Tx<'_>, version: Option<&str>) -> Result<Option<Pol
     .fetch_optional(tx.connection())
     .await?;
     Ok(row)
+}
+
+/// A list of revoked signing keys that was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationRow {
+    /// Its place: lists only grow.
+    pub sequence: u64,
+    /// The list's exact bytes.
+    pub document: Vec<u8>,
+    /// The signature file's exact bytes.
+    pub signature: Vec<u8>,
+}
+
+/// One loader at a time, until the transaction ends: nobody decides beside somebody else's decision. Called by the
+/// scheduler before it reads what is in force.
+///
+/// # Errors
+/// The database is away.
+pub async fn lock(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    sqlx::query!("select pg_advisory_xact_lock(hashtextextended('openwatch-policy', 0)) as locked")
+        .fetch_one(tx.connection())
+        .await?;
+    Ok(())
+}
+
+/// The newest list of revoked keys. Called by whoever verifies a policy.
+///
+/// # Errors
+/// The database is away.
+pub async fn revocations(tx: &mut Tx<'_>) -> Result<Option<RevocationRow>, StoreError> {
+    let row = sqlx::query!(
+        "select sequence, document, signature from policy_revocation order by sequence desc limit 1"
+    )
+    .fetch_optional(tx.connection())
+    .await?;
+    Ok(row.map(|r| RevocationRow {
+        sequence: r.sequence.max(0).unsigned_abs(),
+        document: r.document,
+        signature: r.signature,
+    }))
+}
+
+/// Keeps a verified list that follows the newest; the same again changes nothing. Called by the scheduler, under [`lock`].
+///
+/// # Errors
+/// The database is away.
+pub async fn revoke(tx: &mut Tx<'_>, list: &RevocationRow, loaded_by: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "insert into policy_revocation (sequence, document, signature, loaded_by, loaded_at) values ($1, $2, $3, $4, $5)
+         on conflict (sequence) do nothing",
+        i64::try_from(list.sequence).unwrap_or(i64::MAX),
+        list.document,
+        list.signature,
+        loaded_by,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// Asks every scheduler to read its policy file and its keys again, when this transaction commits. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn call_reload(tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    sqlx::query!("select pg_notify($1, '') as called", crate::listen::RELOAD)
+        .fetch_one(tx.connection())
+        .await?;
+    Ok(())
 }
 
 /// Policies by version, highest first. Called by the API.

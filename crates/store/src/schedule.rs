@@ -1,42 +1,22 @@
 //! The schedule of each host. The scheduler is the only writer of this table (SCH-26).
 
 mod due;
+mod maintenance;
+mod rate;
 
 use openwatch_model::audit::ScheduleFacts;
+use openwatch_model::schedule::DueReason;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, Timestamp};
-use uuid::Uuid;
 
 use crate::{StoreError, Tx};
 
-pub use due::{Dispatch, Dispatched, DueCounts, DueHost, claim_due, counts, dispatch};
+pub use due::{Dispatch, Dispatched, DueCounts, DueHost, ahead, claim_due, counts, dispatch};
+pub use maintenance::{Granted, Wish, ask, grant, sweep};
+pub use rate::{Window, spread, window};
 
 /// A change of one host's row.
 pub type Moved = (HostId, ScheduleFacts, ScheduleFacts);
-
-/// Ends maintenance whose time is up and forgets the schedules of removed hosts. Returns the rows changed, each to be
-/// audited as `maintenance_cleared`. Called by the scheduler before each pass.
-///
-/// # Errors
-/// The database is away.
-pub async fn sweep(tx: &mut Tx<'_>) -> Result<Vec<Moved>, StoreError> {
-    sqlx::query!(
-        "delete from host_compliance_schedule s using host h where h.id = s.host_id and h.deleted_at is not null"
-    )
-    .execute(tx.connection())
-    .await?;
-    let rows = sqlx::query_as!(
-        FactsRow,
-        r#"update host_compliance_schedule set maintenance_mode = false, maintenance_until = null, updated_at = $1
-           where maintenance_mode and maintenance_until <= $1
-           returning host_id, compliance_state, compliance_score::float8 as score, has_critical_findings,
-             current_interval_minutes, next_scheduled_scan, policy_version_at_last_scan"#,
-        tx.now()
-    )
-    .fetch_all(tx.connection())
-    .await?;
-    Ok(rows.into_iter().map(|row| (HostId(row.host_id), row.facts(), row.facts())).collect())
-}
 
 /// What a finished scan means for its host's schedule.
 #[derive(Clone, Debug)]
@@ -51,6 +31,8 @@ pub struct Reschedule<'a> {
     pub interval_minutes: u32,
     /// When the host is due again.
     pub next_at: Timestamp,
+    /// Why then.
+    pub reason: DueReason,
     /// When the scan completed; absent after a failure.
     pub completed_at: Option<Timestamp>,
     /// Policy of the scan.
@@ -65,8 +47,9 @@ pub struct Reschedule<'a> {
 pub async fn lock(tx: &mut Tx<'_>, host: HostId) -> Result<Option<ScheduleFacts>, StoreError> {
     let row = sqlx::query_as!(
         FactsRow,
-        r#"select host_id, compliance_state, compliance_score::float8 as score, has_critical_findings,
-             current_interval_minutes, next_scheduled_scan, policy_version_at_last_scan
+        r#"select compliance_state, compliance_score::float8 as score, has_critical_findings,
+             current_interval_minutes, next_scheduled_scan, next_reason, maintenance_mode, maintenance_until,
+             policy_version_at_last_scan
            from host_compliance_schedule where host_id = $1 for update"#,
         host.0
     )
@@ -98,14 +81,16 @@ pub async fn update_after_scan(
                has_critical_findings = coalesce($5, has_critical_findings),
                current_interval_minutes = $6,
                next_scheduled_scan = $7,
+               next_reason = $11,
                claim_order = claim_order(coalesce($3, compliance_state), $7),
                last_scan_completed_at = coalesce($8, last_scan_completed_at),
                policy_version_at_last_scan = $9,
                scan_number = $2,
                updated_at = $10
            where host_id = $1 and scan_number < $2
-           returning host_id, compliance_state, compliance_score::float8 as score, has_critical_findings,
-             current_interval_minutes, next_scheduled_scan, policy_version_at_last_scan"#,
+           returning compliance_state, compliance_score::float8 as score, has_critical_findings,
+             current_interval_minutes, next_scheduled_scan, next_reason, maintenance_mode, maintenance_until,
+             policy_version_at_last_scan"#,
         change.host.0,
         change.number,
         state,
@@ -116,6 +101,7 @@ pub async fn update_after_scan(
         change.completed_at,
         change.policy_version,
         tx.now(),
+        change.reason.as_str(),
     )
     .fetch_optional(tx.connection())
     .await?;
@@ -123,12 +109,14 @@ pub async fn update_after_scan(
 }
 
 struct FactsRow {
-    host_id: Uuid,
     compliance_state: String,
     score: Option<f64>,
     has_critical_findings: bool,
     current_interval_minutes: i32,
     next_scheduled_scan: Timestamp,
+    next_reason: String,
+    maintenance_mode: bool,
+    maintenance_until: Option<Timestamp>,
     policy_version_at_last_scan: Option<String>,
 }
 
@@ -140,6 +128,9 @@ impl FactsRow {
             has_critical_findings: self.has_critical_findings,
             current_interval_minutes: self.current_interval_minutes,
             next_scheduled_scan: self.next_scheduled_scan,
+            next_reason: self.next_reason.clone(),
+            maintenance_mode: self.maintenance_mode,
+            maintenance_until: self.maintenance_until,
             policy_version_at_last_scan: self.policy_version_at_last_scan.clone(),
         }
     }

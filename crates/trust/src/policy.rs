@@ -15,7 +15,7 @@ use openwatch_model::policy::{Policy, parse_version};
 use openwatch_model::schedule::Clamp;
 
 use crate::dsse::{self, SignatureRefused};
-use crate::revocation::Revocations;
+use crate::revocation::{Revocations, RevocationsRefused};
 use crate::signer::{Fingerprint, PolicyKey, TrustedKeys};
 
 /// Payload type of a policy.
@@ -58,6 +58,8 @@ pub struct PolicyRefused {
     pub class: RefusalClass,
     /// What exactly, and what to do.
     pub detail: String,
+    /// The revoked key that signed it, where that is the reason.
+    pub fingerprint: Option<Fingerprint>,
     /// The version it claims; `None` before its signature was verified.
     pub attempted_version: Option<String>,
 }
@@ -159,7 +161,7 @@ pub fn verify(
     }
     check_size(document)?;
     let key_fingerprint = dsse::verify(POLICY_TYPE, document, signature, trusted, revoked)
-        .map_err(|error| refuse(class_of(&error), error.to_string()))?;
+        .map_err(|error| told_of(document, &error))?;
     let version = yaml::version(document).map_err(|why| refuse(RefusalClass::ParseError, why))?;
     let unchanged = accepted.is_some_and(|in_force| in_force.document == document);
     let told = |mut refusal: PolicyRefused| {
@@ -219,6 +221,19 @@ fn check_version(attempted: &str, in_force: &str) -> Result<(), PolicyRefused> {
     Err(refuse(RefusalClass::VersionRegression, detail))
 }
 
+/// A revoked signer is told with its key and with the version that the document claims: somebody has, or had, that key.
+fn told_of(document: &[u8], error: &SignatureRefused) -> PolicyRefused {
+    let refusal = refuse(class_of(error), error.to_string());
+    match error {
+        SignatureRefused::Revoked(key) => PolicyRefused {
+            fingerprint: Some(*key),
+            attempted_version: yaml::version(document).ok(),
+            ..refusal
+        },
+        _ => refusal,
+    }
+}
+
 fn class_of(refused: &SignatureRefused) -> RefusalClass {
     match refused {
         SignatureRefused::Revoked(_) => RefusalClass::RevokedKey,
@@ -229,8 +244,27 @@ fn class_of(refused: &SignatureRefused) -> RefusalClass {
     }
 }
 
+impl From<&RevocationsRefused> for PolicyRefused {
+    /// A list of revoked keys that cannot be taken over stands in the way of every policy.
+    fn from(error: &RevocationsRefused) -> Self {
+        let class = match error {
+            RevocationsRefused::Unreadable { .. } | RevocationsRefused::SelfSigned(_) => {
+                RefusalClass::SignatureInvalid
+            }
+            RevocationsRefused::Signature(signature) => class_of(signature),
+            RevocationsRefused::TooLarge
+            | RevocationsRefused::Format { .. }
+            | RevocationsRefused::BadFingerprint(_) => RefusalClass::ParseError,
+            RevocationsRefused::Regression { .. } | RevocationsRefused::Shrunk(_) => {
+                RefusalClass::VersionRegression
+            }
+        };
+        refuse(class, error.to_string())
+    }
+}
+
 fn refuse(class: RefusalClass, detail: impl Into<String>) -> PolicyRefused {
-    PolicyRefused { class, detail: detail.into(), attempted_version: None }
+    PolicyRefused { class, detail: detail.into(), fingerprint: None, attempted_version: None }
 }
 
 #[cfg(test)]

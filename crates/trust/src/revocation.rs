@@ -109,13 +109,7 @@ impl Revocations {
             return Err(RevocationsRefused::TooLarge);
         }
         let signer = dsse::verify(REVOCATIONS_TYPE, document, signature, trusted, in_force)?;
-        let text: ListText = serde_json::from_slice(document)
-            .map_err(|error| RevocationsRefused::Format { line: error.line(), column: error.column() })?;
-        let mut revoked = BTreeSet::new();
-        for (index, entry) in text.revoked.iter().enumerate().filter(|(_, entry)| !entry.is_empty()) {
-            revoked.insert(entry.parse().map_err(|_| RevocationsRefused::BadFingerprint(index))?);
-        }
-        let list = Self { sequence: text.sequence, revoked };
+        let list = Self::stored(document)?;
         if list.has(&signer) {
             return Err(RevocationsRefused::SelfSigned(signer));
         }
@@ -127,6 +121,35 @@ impl Revocations {
             return Err(RevocationsRefused::Regression { found, in_force });
         }
         Ok(list)
+    }
+
+    /// A list that was accepted before and kept: read, not verified again, for its signer may have gone since. It can only
+    /// take keys away.
+    ///
+    /// # Errors
+    /// When it is not of the form at the top of this module.
+    pub fn stored(document: &[u8]) -> Result<Self, RevocationsRefused> {
+        if document.len() > REVOCATIONS_LIMIT {
+            return Err(RevocationsRefused::TooLarge);
+        }
+        let text: ListText = serde_json::from_slice(document)
+            .map_err(|error| RevocationsRefused::Format { line: error.line(), column: error.column() })?;
+        let mut revoked = BTreeSet::new();
+        for (index, entry) in text.revoked.iter().enumerate().filter(|(_, entry)| !entry.is_empty()) {
+            revoked.insert(entry.parse().map_err(|_| RevocationsRefused::BadFingerprint(index))?);
+        }
+        Ok(Self { sequence: text.sequence, revoked })
+    }
+
+    /// Both: what either of them revokes.
+    pub fn merged(&self, other: &Self) -> Self {
+        let revoked = self.revoked.union(&other.revoked).copied().collect();
+        Self { sequence: self.sequence.max(other.sequence), revoked }
+    }
+
+    /// All of them, in order.
+    pub fn fingerprints(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.revoked.iter()
     }
 
     /// This list with one more key, ready to be signed: the document and its signature.

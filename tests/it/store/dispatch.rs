@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use openwatch_model::policy::Maintenance;
 use openwatch_model::scan::{Lane, ScanState, Selection};
+use openwatch_model::schedule::DueReason;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
@@ -19,7 +20,7 @@ fn nobody() -> Maintenance {
 }
 
 async fn dispatch_all(tx: &mut Tx<'_>, maintenance: &Maintenance, limit: u32) -> Vec<(HostId, ScanId)> {
-    let due = schedule::claim_due(tx, maintenance, limit).await.unwrap();
+    let due = schedule::claim_due(tx, maintenance, limit, &[]).await.unwrap();
     let next_at = tx.now() + Duration::from_secs(3600);
     let wanted: Vec<_> = due
         .iter()
@@ -124,6 +125,7 @@ async fn a_critical_host_goes_before_a_new_fleet() {
         outcome: Some((ComplianceState::Critical, Score { pass: 1, fail: 2 }, true)),
         interval_minutes: 60,
         next_at,
+        reason: DueReason::Interval,
         completed_at: Some(next_at),
         policy_version: "1.0.0",
     };
@@ -134,7 +136,7 @@ async fn a_critical_host_goes_before_a_new_fleet() {
     assert!(schedule::update_after_scan(&mut tx, &change).await.unwrap().is_none());
     tx.commit().await.unwrap();
     let mut tx = rig.scheduler.begin().await.unwrap();
-    assert_eq!(schedule::claim_due(&mut tx, &nobody(), 1).await.unwrap()[0].host, old);
+    assert_eq!(schedule::claim_due(&mut tx, &nobody(), 1, &[]).await.unwrap()[0].host, old);
 }
 
 #[tokio::test]

@@ -30,12 +30,17 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Does what the manual says, up to the point where stages can be started. No stage runs.
     pub(crate) async fn prepare(rules: &Path) -> Self {
+        Self::prepare_as(rules, Durability::ProcessCrash).await
+    }
+
+    /// The same with servers that survive as much as this: measuring needs what people run.
+    pub(crate) async fn prepare_as(rules: &Path, durability: Durability) -> Self {
         let dir = tempfile::Builder::new().prefix("ow-fleet-").tempdir().unwrap();
         // Servers may run as another user, who must get through.
         set_mode(dir.path(), 0o711);
         let master = dir.path().join("master");
         ran(Program::new(["keys", "init", "--dir"]).arg(&master)).await;
-        let private = servers(&dir.path().join("servers"), &master).await;
+        let private = servers(&dir.path().join("servers"), &master, durability).await;
         let secret = dir.path().join("database.url");
         std::fs::write(&secret, private.postgres_url().unwrap().expose()).unwrap();
         set_mode(&secret, 0o600);
@@ -74,6 +79,23 @@ impl Fleet {
     pub(crate) fn spawn(&mut self, name: &str) {
         let running = self.program(name).spawn();
         self.stages.insert(name.to_owned(), running);
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn spawn_with(&mut self, name: &str, more: &[(&str, &str)]) {
+        let program = more.iter().fold(self.program(name), |program, (name, value)| program.env(name, value));
+        self.stages.insert(name.to_owned(), program.spawn());
+    }
+
+    /// The same with more arguments.
+    pub(crate) fn spawn_more(&mut self, name: &str, more: &[&str]) {
+        let program = more.iter().fold(self.program(name), |program, arg| program.arg(*arg));
+        self.stages.insert(name.to_owned(), program.spawn());
+    }
+
+    /// Port of the API.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// How a stage is started.
@@ -140,11 +162,15 @@ impl Fleet {
             .env("OPENWATCH_NATS_URL", self.nats_url())
     }
 
+    /// A command of a client.
+    pub(crate) fn client(&self, args: &[&str]) -> Program {
+        let url = format!("http://127.0.0.1:{}", self.port);
+        Program::new(args.iter().copied()).arg("--url").arg(url).arg("--token-file").arg(self.token())
+    }
+
     /// A command of a client, with `--json`, that must succeed.
     pub(crate) async fn json(&self, args: &[&str]) -> serde_json::Value {
-        let program = Program::new(args.iter().copied())
-            .args_of_client(&format!("http://127.0.0.1:{}", self.port), &self.token());
-        let (_, stdout, _) = ran(program).await;
+        let (_, stdout, _) = ran(self.client(args).arg("--json")).await;
         serde_json::from_str(&stdout).unwrap()
     }
 
@@ -220,16 +246,6 @@ impl Fleet {
     }
 }
 
-trait ForClient {
-    fn args_of_client(self, url: &str, token: &Path) -> Self;
-}
-
-impl ForClient for Program {
-    fn args_of_client(self, url: &str, token: &Path) -> Self {
-        self.arg("--url").arg(url).arg("--token-file").arg(token).arg("--json")
-    }
-}
-
 /// Runs a command that must succeed.
 pub(crate) async fn ran(program: Program) -> (Option<i32>, String, String) {
     let (code, stdout, stderr) = program.run().await;
@@ -237,12 +253,12 @@ pub(crate) async fn ran(program: Program) -> (Option<i32>, String, String) {
     (code, stdout, stderr)
 }
 
-async fn servers(dir: &Path, keys: &Path) -> Private {
+async fn servers(dir: &Path, keys: &Path, durability: Durability) -> Private {
     let users_conf = std::fs::read_to_string(keys.join("nats/users.conf")).unwrap();
     let options = PrivateOptions {
         postgres_port: Some(0),
         nats: Some(NatsOptions { port: 0, users_conf }),
-        durability: Durability::ProcessCrash,
+        durability,
         places: Places::from_environment(),
         reexec: Some(openwatch()),
     };

@@ -127,6 +127,9 @@ pub struct Host {
     pub created_at: OffsetDateTime,
     /// How it complies, and when that is measured next.
     pub compliance: HostCompliance,
+    /// When the scheduler scans it next and why then; only where one host as it is now was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<HostSchedule>,
     /// Whether it answers; absent before the first probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<HostLiveness>,
@@ -152,6 +155,48 @@ pub struct HostCompliance {
     /// When it is due next.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub next_scan_at: Option<OffsetDateTime>,
+}
+
+/// When a host is scanned next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostSchedule {
+    /// About when; absent when nobody can say, and then `why` tells what has to end first.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub next_scan_at: Option<OffsetDateTime>,
+    /// What made it due then, and after that what holds it back.
+    pub why: Vec<ScheduleCause>,
+    /// Minutes between scheduled scans of a host in its state.
+    pub interval_minutes: u32,
+    /// Whether somebody put it into maintenance: no scheduled scan and no probe.
+    pub maintenance: bool,
+    /// When that ends by itself.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub maintenance_until: Option<OffsetDateTime>,
+    /// Scans that failed in a row.
+    pub consecutive_failures: u32,
+    /// Left alone by the scheduler until then, after failures.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub suppress_until: Option<OffsetDateTime>,
+}
+
+/// One cause of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleCause {
+    /// `first_contact`, `spread`, `interval`, `retry`, `backoff`, `open_scan`, `maintenance`, `policy_maintenance`,
+    /// `fleet_maintenance` or `rate_limit`.
+    #[schema(example = "interval")]
+    pub code: String,
+    /// The same for a person, with its numbers.
+    pub text: String,
+}
+
+/// Maintenance to begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MaintenanceWish {
+    /// When it ends by itself; absent: when it is called off.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub until: Option<OffsetDateTime>,
 }
 
 /// Whether a host answers.

@@ -6,6 +6,7 @@ mod channel;
 mod credential;
 mod drift;
 mod host;
+mod policy;
 mod scan;
 mod status;
 mod token;
@@ -22,8 +23,9 @@ pub use credential::{Credential, CredentialChange, KeyView, NewCredential};
 pub use drift::{BySeverity, Drift};
 pub use host::{
     AcceptKey, AcceptedKey, Host, HostChange, HostCompliance, HostKey, HostKeyView, HostLiveness, HostRule,
-    NewHost,
+    HostSchedule, MaintenanceWish, NewHost, ScheduleCause,
 };
+pub use policy::{PolicyInForce, ReloadAsked, SchedulerSnapshot};
 pub use scan::{
     CountsView, EvidenceView, Initiator, NewHostScan, NewScan, QueuedScan, Scan, ScanDetail, ScanRule,
     Selected,

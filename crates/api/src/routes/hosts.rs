@@ -11,6 +11,7 @@ use openwatch_store::{Tx, host};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::schedule::scheduled;
 use super::{AsOfQuery, known_host, past, word};
 use crate::dto::{Host, HostCompliance, HostLiveness, HostRule, Page, Problem};
 use crate::error::{Code, Failure};
@@ -82,7 +83,7 @@ pub(crate) async fn show(
     let id = known_host(&mut tx, &named).await?;
     let host = show_in(&mut tx, id).await?;
     match past(asked.as_of, tx.now())? {
-        None => Ok(axum::Json(host)),
+        None => Ok(axum::Json(scheduled(&mut tx, id, host).await?)),
         Some(at) => Ok(axum::Json(as_it_was(&mut tx, host, at).await?)),
     }
 }
@@ -100,7 +101,7 @@ async fn as_it_was(tx: &mut Tx<'_>, now: Host, at: Timestamp) -> Result<Host, Fa
         last_scanned_at: then.verified.map(|(_, at)| at),
         next_scan_at: None,
     };
-    Ok(Host { compliance, liveness: None, ..now })
+    Ok(Host { compliance, liveness: None, schedule: None, ..now })
 }
 
 /// What each rule says about a host, now or as it was. All rules are on one page.
@@ -167,6 +168,7 @@ fn view(row: HostSummary) -> Host {
             last_scanned_at: row.verified.map(|(_, at)| at),
             next_scan_at: row.next_scan_at,
         },
+        schedule: None,
         liveness,
     }
 }

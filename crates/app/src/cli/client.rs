@@ -163,6 +163,19 @@ pub enum HostCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Keep the scheduler and the probes away from a host for a while; scans by hand still run
+    Maintenance {
+        /// Host name or id
+        host: String,
+        /// Until then (RFC 3339); absent means until `--off`
+        #[arg(long, conflicts_with = "off")]
+        until: Option<String>,
+        /// End it
+        #[arg(long)]
+        off: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Change how a host is reached and logged in to
     Set(HostSetArgs),
     /// Keys of a host: on record, revoked, and shown to a scan that did not believe them

@@ -244,9 +244,9 @@ pub enum PolicyCommand {
     Sign {
         /// The policy
         file: PathBuf,
-        /// Private key file
+        /// Private key file; that of the default data directory when absent
         #[arg(long)]
-        key: PathBuf,
+        key: Option<PathBuf>,
     },
     /// Verify a policy as a stage would
     Verify {
@@ -256,17 +256,45 @@ pub enum PolicyCommand {
         #[arg(long)]
         keys: PathBuf,
     },
-    /// Print a policy to begin with
-    Show,
-    /// Verify a policy and put it in force; every stage follows it
-    Reload {
-        /// The policy
-        file: PathBuf,
-        /// Key directory with the trusted keys and revocations
+    /// Print a policy to begin with, or the one in force
+    Show {
+        /// The one in force, asked of the API
         #[arg(long)]
-        keys: PathBuf,
+        in_force: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Tell every scheduler to read its policy and key files again; with a file, verify that one and put it in force
+    Reload {
+        /// The policy; needs --keys and the database
+        #[arg(requires = "keys")]
+        file: Option<PathBuf>,
+        /// Key directory with the trusted keys and revocations
+        #[arg(long, requires = "file")]
+        keys: Option<PathBuf>,
         #[command(flatten)]
         database: DatabaseArgs,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Let the signatures of another key count: the next key, before the present one goes
+    Trust {
+        /// Its public key, as `policy keygen` wrote it (.pub)
+        key: PathBuf,
+        /// Key directory
+        #[arg(long)]
+        keys: PathBuf,
+    },
+    /// Let the signatures of a key count no longer; this cannot be taken back
+    Revoke {
+        /// Its fingerprint, as `policy keygen` and `policy verify` tell it
+        fingerprint: String,
+        /// Private key file of another trusted key, to sign the list with
+        #[arg(long)]
+        key: PathBuf,
+        /// Key directory
+        #[arg(long)]
+        keys: PathBuf,
     },
 }
 

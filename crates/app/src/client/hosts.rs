@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use openwatch_api::dto::{Host, HostChange, HostRule, NewHost, Page};
+use openwatch_api::dto::{Host, HostChange, HostRule, MaintenanceWish, NewHost, Page};
 use openwatch_model::credential::SudoMode;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::host_keys::{accept_key, keys, parse_key};
 use super::{Client, table};
@@ -33,6 +35,9 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
         }
         HostCommand::Set(args) => set(args).await,
         HostCommand::Keys { host, client } => keys(&host, &Client::new(&client)?).await,
+        HostCommand::Maintenance { host, until, off, client } => {
+            maintenance(&host, until.as_deref(), off, &Client::new(&client)?).await
+        }
         HostCommand::AcceptKey { host, fingerprint, key, client } => {
             accept_key(&host, fingerprint, key.as_deref(), &Client::new(&client)?).await
         }
@@ -204,6 +209,7 @@ async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
         return table::json(&serde_json::json!({ "host": host, "rules": rules.items }));
     }
     list(std::slice::from_ref(&host))?;
+    next_scan(&host);
     let mut table = table::new(&["rule", "status", "severity", "since", "checked"]);
     for rule in &rules.items {
         table.add_row([
@@ -215,6 +221,43 @@ async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
         ]);
     }
     table::print(&table, "no rule has been measured on it yet");
+    Ok(())
+}
+
+/// When and why then.
+fn next_scan(host: &Host) {
+    let Some(schedule) = &host.schedule else { return };
+    let when = match schedule.next_scan_at {
+        Some(at) => format!("next scan about {} UTC", table::moment(at)),
+        None => "next scan: not to be told yet".to_owned(),
+    };
+    let why: Vec<_> = schedule.why.iter().map(|cause| cause.text.as_str()).collect();
+    table::line(&format!("{when}: {}", why.join("; ")));
+}
+
+async fn maintenance(host: &str, until: Option<&str>, off: bool, client: &Client) -> Result<(), Failure> {
+    let path = format!("/hosts/{}/maintenance", url_encode(host));
+    let shown: Host = if off {
+        client.delete_for(&path).await?
+    } else {
+        let until = until.map(|text| {
+            OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+                Failure::usage(format!("--until is a time such as 2026-03-01T22:00:00Z, not `{text}`"))
+            })
+        });
+        client.post(&path, &MaintenanceWish { until: until.transpose()? }).await?
+    };
+    if client.json {
+        return table::json(&shown);
+    }
+    table::line(&match shown.schedule.as_ref().map(|it| (it.maintenance, it.maintenance_until)) {
+        Some((true, Some(until))) => format!("{host} is in maintenance until {} UTC", table::moment(until)),
+        Some((true, None)) => {
+            format!("{host} is in maintenance until `openwatch host maintenance {host} --off`")
+        }
+        _ => format!("{host} is not in maintenance by hand"),
+    });
+    next_scan(&shown);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! `status`, `scans`, `transactions`, `drift` and `alerts`: looking, and handling alerts.
 
 use openwatch_api::dto::{Alert, AlertAction, Drift, Page, Scan, SilenceAction, StatusReport, Transaction};
+use openwatch_model::scan::Lane;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -61,6 +62,14 @@ fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
     query
 }
 
+/// Who asked for a scan.
+fn initiator(scan: &Scan) -> String {
+    match scan.initiator.kind {
+        Lane::Manual => format!("{} (by hand)", scan.initiator.actor),
+        Lane::Scheduled => scan.initiator.actor.clone(),
+    }
+}
+
 /// `scans`.
 ///
 /// # Errors
@@ -71,8 +80,17 @@ pub async fn scans(args: ListArgs) -> Result<(), Failure> {
     if client.json {
         return table::json(&page.items);
     }
-    let mut table =
-        table::new(&["scan", "host", "state", "score", "pass/fail/skip/error", "asked by", "queued", "why"]);
+    let mut table = table::new(&[
+        "scan",
+        "host",
+        "state",
+        "score",
+        "pass/fail/skip/error",
+        "asked by",
+        "policy",
+        "queued",
+        "why",
+    ]);
     for scan in &page.items {
         table.add_row([
             scan.id.to_string(),
@@ -81,7 +99,8 @@ pub async fn scans(args: ListArgs) -> Result<(), Failure> {
             table::score(scan.score),
             scan.counts
                 .map_or("-".to_owned(), |c| format!("{}/{}/{}/{}", c.pass, c.fail, c.skipped, c.error)),
-            scan.initiator.actor.clone(),
+            initiator(scan),
+            scan.policy_version.clone().unwrap_or_else(|| "-".to_owned()),
             table::moment(scan.queued_at),
             scan.failure.map_or("", |f| f.as_str()).to_owned(),
         ]);

@@ -125,6 +125,14 @@ impl Client {
         Ok((String::from_utf8_lossy(&bytes).into_owned(), truncated))
     }
 
+    /// `DELETE` that answers with what is left.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(Method::DELETE, path, &[], None::<&()>, None).await
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -16,7 +16,7 @@ use openwatch_pipeline::policy::PolicyWatch;
 use openwatch_pipeline::scheduler::Scheduler;
 use openwatch_pipeline::vault::Vault;
 use openwatch_pipeline::writer::Writer;
-use openwatch_pipeline::{Signers, StageError};
+use openwatch_pipeline::{SignerWatch, StageError};
 use openwatch_store::{Role, Store};
 use tokio::sync::Notify;
 
@@ -72,7 +72,7 @@ impl Wiring<'_> {
         });
     }
 
-    fn policy(&self, store: &Store, signers: &Arc<Signers>) -> PolicyWatch {
+    fn policy(&self, store: &Store, signers: &SignerWatch) -> PolicyWatch {
         let policy = PolicyWatch::new(store.clone(), signers.clone());
         let watched = policy.clone();
         self.process.health.require("policy", move || {
@@ -82,8 +82,11 @@ impl Wiring<'_> {
         policy
     }
 
-    fn signers(&self) -> Result<Arc<Signers>, Failure> {
-        Ok(Arc::new(self.keys.signers()?))
+    /// Whose signatures count; unusable key files end the process here.
+    fn signers(&self) -> Result<SignerWatch, Failure> {
+        let watch = self.keys.signer_watch();
+        watch.current().map_err(Failure::usage)?;
+        Ok(watch)
     }
 
     /// Scheduler, and the caretakers beside it.
@@ -91,9 +94,10 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn scheduler(&mut self) -> Result<(), Failure> {
-        let signers = self.signers()?;
+        // Read by the scheduler itself, which can audit what it refuses.
+        let signers = self.keys.signer_watch();
         let keys = self.keys.scheduler()?;
-        let (store, bus) = self.connect(Role::Scheduler, User::Scheduler, 6).await?;
+        let (store, bus) = self.connect(Role::Scheduler, User::Scheduler, 8).await?;
         let reload = Arc::new(Notify::new());
         on_hangup(reload.clone())?;
         let scheduler = Scheduler {
@@ -139,7 +143,7 @@ impl Wiring<'_> {
     /// What it needs is missing or away.
     pub async fn executor_with(&mut self, engine: Engine) -> Result<(), Failure> {
         let keys = self.keys.executor()?;
-        let signers = self.signers()?;
+        let signers = self.signers()?.current().map_err(Failure::usage)?;
         let bus = connect::bus(self.settings, self.keys, User::Executor).await?;
         self.watch_bus(&bus);
         let executor = Executor {

@@ -32,7 +32,7 @@ pub(super) async fn issue_all(it: &Scheduler, policy: &Policy) -> Result<bool, S
             );
             return Ok(true);
         };
-        let mut out = Out::new(STAGE, Uuid::now_v7().to_string()).under(&policy.version);
+        let mut out = Out::new(STAGE, Uuid::new_v4().to_string()).under(&policy.version);
         let mut jobs = BTreeMap::new();
         let mut issued = Vec::new();
         for order in orders {

@@ -1,5 +1,8 @@
 //! Turns the clock and people's wishes into signed jobs. The only signer of jobs and the only writer of the schedule.
+//!
+//! Time is always the database's: any number of schedulers agree on what is due, whatever their own clocks say.
 
+mod calls;
 mod due;
 mod issue;
 mod reschedule;
@@ -11,21 +14,24 @@ use std::time::Duration;
 use openwatch_bus::Bus;
 use openwatch_bus::consume::Pulse;
 use openwatch_store::Store;
-use openwatch_store::listen::{self, Wake};
 use openwatch_trust::SchedulerKeys;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::due::{RateWindow, fall_due};
+use self::calls::{Calls, answer_calls};
+use self::due::fall_due;
 use self::issue::issue_all;
 use crate::policy::{PolicyWatch, Source, accept};
-use crate::{Signers, StageError};
+use crate::{SignerWatch, StageError};
 
 const STAGE: &str = "scheduler";
 /// Time between passes over the due rows when nobody calls (seed).
 const TICK: Duration = Duration::from_secs(60);
-/// How soon scans that could not be issued are looked at again.
-const ISSUE_AGAIN: Duration = Duration::from_secs(2);
+/// How soon a round that failed or was left unfinished is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Health wants a sign of life more often than a tick.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
 /// Rows claimed at once (seed).
 const BATCH: u32 = 100;
 
@@ -38,13 +44,13 @@ pub struct Scheduler {
     /// Signs jobs.
     pub keys: SchedulerKeys,
     /// Whose policies count.
-    pub signers: Arc<Signers>,
+    pub signers: SignerWatch,
     /// The signed policy; absent means that somebody else puts it in force.
     pub policy_file: Option<PathBuf>,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
     /// Told to re-read the policy file.
-    pub reload: Arc<tokio::sync::Notify>,
+    pub reload: Arc<Notify>,
 }
 
 impl Scheduler {
@@ -58,100 +64,81 @@ impl Scheduler {
         }
         let policy = PolicyWatch::new(self.store.clone(), self.signers.clone());
         policy.wait(&shutdown).await?;
+        let calls = Calls::default();
         let consuming =
             reschedule::run(self.store.clone(), self.bus.clone(), policy.clone(), shutdown.clone());
-        let dispatching = dispatch_loop(&self, &policy, &shutdown);
-        tokio::try_join!(consuming, dispatching)?;
+        // Side by side: a person's scan gets its job at once, however many hosts are being dispatched.
+        tokio::try_join!(
+            consuming,
+            dispatch_loop(&self, &policy, &calls, &shutdown),
+            issue_loop(&self, &policy, &calls, &shutdown),
+            answer_calls(&self, &calls, &shutdown),
+        )?;
         Ok(())
     }
 }
 
+/// Dispatches what is due: at start, every minute, when hosts come under schedule, and again soon when a rate limit
+/// leaves some over.
 async fn dispatch_loop(
     it: &Scheduler,
     policy: &PolicyWatch,
+    calls: &Calls,
     shutdown: &CancellationToken,
 ) -> Result<(), StageError> {
-    let mut listener = None;
-    let mut next_tick = Instant::now();
-    let mut window = RateWindow::default();
+    // The first call comes when calls are heard; without a database there is nothing to do anyway.
+    let _ = tokio::time::timeout(AGAIN, calls.schedule.notified()).await;
     while !shutdown.is_cancelled() {
         it.pulse.tick();
-        let due = Instant::now() >= next_tick;
-        match pass(it, policy, due, &mut window).await {
-            Ok(left) => {
-                if due {
-                    next_tick = Instant::now() + TICK;
-                }
-                let wait =
-                    if left { ISSUE_AGAIN } else { next_tick.saturating_duration_since(Instant::now()) };
-                // Health wants a sign of life more often than a tick.
-                if wake(&it.store, &mut listener, wait.min(Duration::from_secs(15)), it, shutdown).await {
-                    next_tick = Instant::now();
-                }
-            }
-            Err(StageError::Store(error)) if error.is_transient() => {
-                tracing::warn!(%error, "dispatching waits for the database");
-                listener = None;
-                let _ = tokio::time::timeout(ISSUE_AGAIN, shutdown.cancelled()).await;
-            }
-            // SCH-13: a bad round is told and the loop goes on; the policy was verified before the loop began.
-            Err(error) => {
-                metrics::counter!("openwatch_scheduler_tick_errors_total").increment(1);
-                tracing::error!(%error, "a round of the scheduler failed");
-                let _ = tokio::time::timeout(ISSUE_AGAIN, shutdown.cancelled()).await;
+        let round = async { fall_due(&it.store, &*policy.in_force().await?, &calls.scans).await };
+        let wait = match round.await {
+            Ok(again) => again.unwrap_or(TICK),
+            Err(error) => told("dispatching", &error),
+        };
+        let next = Instant::now() + wait;
+        while Instant::now() < next {
+            it.pulse.tick();
+            let nap = next.saturating_duration_since(Instant::now()).min(SIGN_OF_LIFE);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = calls.schedule.notified() => break,
+                () = tokio::time::sleep(nap) => {}
             }
         }
     }
     Ok(())
 }
 
-/// One round: dispatch what is due when it is time, then issue whatever has no job. Whether something is left over.
-async fn pass(
+/// Signs a job for every scan without one, as soon as there is one.
+async fn issue_loop(
     it: &Scheduler,
     policy: &PolicyWatch,
-    due: bool,
-    window: &mut RateWindow,
-) -> Result<bool, StageError> {
-    let policy = policy.in_force().await?;
-    let mut left = false;
-    if due {
-        left = fall_due(&it.store, &policy, window).await?;
+    calls: &Calls,
+    shutdown: &CancellationToken,
+) -> Result<(), StageError> {
+    while !shutdown.is_cancelled() {
+        let round = async { issue_all(it, &*policy.in_force().await?).await };
+        let wait = match round.await {
+            Ok(true) => AGAIN,
+            Ok(false) => SIGN_OF_LIFE,
+            Err(error) => told("issuing jobs", &error),
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = calls.scans.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
     }
-    Ok(issue_all(it, &policy).await? || left)
+    Ok(())
 }
 
-/// Waits for a call or the end of `wait`. Whether hosts may have come under schedule.
-async fn wake(
-    store: &Store,
-    listener: &mut Option<openwatch_store::Listener>,
-    wait: Duration,
-    it: &Scheduler,
-    shutdown: &CancellationToken,
-) -> bool {
-    if listener.is_none() {
-        *listener = store.listen(&[listen::SCAN, listen::SCHEDULE, listen::POLICY]).await.ok();
-        // Calls made before listening were missed.
-        return listener.is_some();
+/// SCH-13: a bad round is told and the loop goes on; the policy was verified before the loops began.
+fn told(what: &str, error: &StageError) -> Duration {
+    if matches!(error, StageError::Store(error) if error.is_transient()) {
+        tracing::warn!(%error, "{what} waits for the database");
+    } else {
+        metrics::counter!("openwatch_scheduler_tick_errors_total").increment(1);
+        tracing::error!(%error, "{what}: a round of the scheduler failed");
     }
-    let Some(calls) = listener.as_mut() else { return false };
-    tokio::select! {
-        () = shutdown.cancelled() => false,
-        () = tokio::time::sleep(wait) => false,
-        () = it.reload.notified() => {
-            if let Some(path) = &it.policy_file
-                && let Err(error) = accept(store, path, &it.signers, Source::Reload).await
-            {
-                tracing::error!(%error, "the policy stays as it was");
-            }
-            true
-        }
-        call = calls.recv() => match call {
-            Ok(Wake::Call { channel, .. }) => channel != listen::SCAN,
-            Ok(Wake::Missed) => true,
-            Err(_) => {
-                *listener = None;
-                true
-            }
-        },
-    }
+    AGAIN
 }

@@ -5,7 +5,7 @@ use openwatch_bus::message::event::{Body, Event, ScheduleUpdated as ScheduleUpda
 use openwatch_bus::{Bus, Message, Next};
 use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::scan::Lane;
-use openwatch_model::schedule::{Backoff, CAP_MINUTES, next_after_failure, next_scan_for};
+use openwatch_model::schedule::{Backoff, CAP_MINUTES, DueReason, next_after_failure, next_scan_for};
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{ScanId, Timestamp};
 use openwatch_store::schedule::{self, Reschedule};
@@ -68,7 +68,7 @@ async fn apply_end(
     let Some(after) = decide(policy, &event.body, &prior, now).await? else {
         return Ok(tx.commit().await?);
     };
-    let After { scan, number, outcome, interval_minutes, next_at, policy_version } = after;
+    let After { scan, number, outcome, interval_minutes, next_at, reason, policy_version } = after;
     let completed_at = outcome.is_some().then_some(now);
     let change = Reschedule {
         host,
@@ -76,6 +76,7 @@ async fn apply_end(
         outcome,
         interval_minutes,
         next_at,
+        reason,
         completed_at,
         policy_version: &policy_version,
     };
@@ -108,6 +109,7 @@ struct After {
     outcome: Option<(ComplianceState, Score, bool)>,
     interval_minutes: u32,
     next_at: Timestamp,
+    reason: DueReason,
     policy_version: String,
 }
 
@@ -136,18 +138,24 @@ async fn decide(
                 outcome: Some((state, score, it.critical_failing)),
                 interval_minutes: policy.ladder.minutes(state),
                 next_at: if moves { due } else { prior.next_scheduled_scan },
+                reason: match DueReason::parse(&prior.next_reason) {
+                    Some(before) if !moves => before,
+                    _ => DueReason::Interval,
+                },
                 policy_version: it.policy_version.clone(),
             })
         }
         Body::ScanFailed(it) if it.trigger == Lane::Scheduled => {
             let backoff =
                 Backoff { consecutive_failures: it.consecutive_failures, suppress_until: it.suppress_until };
+            let (next_at, reason) = next_after_failure(backoff, now);
             Some(After {
                 scan: it.scan_id,
                 number: it.host_number,
                 outcome: None,
                 interval_minutes: u32::try_from(prior.current_interval_minutes).unwrap_or(CAP_MINUTES),
-                next_at: next_after_failure(backoff, now),
+                next_at,
+                reason,
                 policy_version: it.policy_version.clone(),
             })
         }

@@ -6,6 +6,7 @@ use openwatch_bus::{BusError, Message, Next};
 use openwatch_model::ScanId;
 use openwatch_model::audit::{Actor, JobHmacRejected, MessageDeadLettered, WriterApplyFailed};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
+use openwatch_store::counter::{self, Counter};
 use openwatch_store::end::{self, Ending, OpenScan, Source};
 use openwatch_store::{StoreError, Tx, inbox};
 use openwatch_trust::Tag;
@@ -182,7 +183,10 @@ pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Troubl
         let source = Source { attempt: open.attempt, worker: Some(it.worker.clone()), engine: None };
         ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
     }
-    out.commit(tx).await?;
+    out.flush(&mut tx).await?;
+    counter::add(&mut tx, &[(Counter::HmacRejected, 1)]).await?;
+    tx.commit().await?;
+    metrics::counter!("openwatch_scheduler_hmac_rejected_total").increment(1);
     Ok(())
 }
 

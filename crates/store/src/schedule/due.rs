@@ -2,6 +2,7 @@
 
 use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::policy::Maintenance;
+use openwatch_model::schedule::DueReason;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
 use uuid::Uuid;
@@ -18,21 +19,19 @@ pub struct DueCounts {
     pub maintenance: u64,
     /// Of those, in backoff after failures.
     pub backoff: u64,
+    /// Of those, with a scan under way.
+    pub open: u64,
+    /// Of those, free to be dispatched.
+    pub free: u64,
 }
 
 /// A host whose scheduled scan is due, locked for this scheduler until the transaction ends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DueHost {
     /// The host.
     pub host: HostId,
-    /// Its name.
-    pub name: String,
     /// Tier to take the interval from.
     pub state: ComplianceState,
-    /// Since when it has been due.
-    pub due_since: Timestamp,
-    /// Whether it is known not to answer.
-    pub unreachable: bool,
 }
 
 /// One host to dispatch.
@@ -69,13 +68,19 @@ pub struct Dispatched {
 /// The database is away.
 pub async fn counts(tx: &mut Tx<'_>, maintenance: &Maintenance) -> Result<DueCounts, StoreError> {
     let row = sqlx::query!(
-        r#"select count(*) as "due!",
-             count(*) filter (where s.maintenance_mode or $2 or h.name = any($3)) as "maintenance!",
-             count(*) filter (where b.suppress_until > $1) as "backoff!"
-           from host_compliance_schedule s
-           join host h on h.id = s.host_id and h.deleted_at is null
-           left join host_backoff_state b on b.host_id = s.host_id and b.probe_type = 'scan'
-           where s.next_scheduled_scan <= $1"#,
+        r#"select count(*) as "due!", count(*) filter (where maintenance) as "maintenance!",
+             count(*) filter (where backoff) as "backoff!", count(*) filter (where open) as "open!",
+             count(*) filter (where not (maintenance or backoff or open)) as "free!"
+           from (
+             select coalesce(m.maintenance, false) or $2 or h.name = any($3) as maintenance,
+               coalesce(b.suppress_until > $1, false) as backoff, o.id is not null as open
+             from host_compliance_schedule s
+             join host h on h.id = s.host_id and h.deleted_at is null
+             left join host_maintenance m on m.host_id = s.host_id
+             left join host_backoff_state b on b.host_id = s.host_id and b.probe_type = 'scan'
+             left join scan o on o.host_id = s.host_id and o.state in ('queued', 'running')
+             where s.next_scheduled_scan <= $1
+           ) due"#,
         tx.now(),
         maintenance.all,
         &maintenance.hosts,
@@ -83,11 +88,18 @@ pub async fn counts(tx: &mut Tx<'_>, maintenance: &Maintenance) -> Result<DueCou
     .fetch_one(tx.connection())
     .await?;
     let number = |n: i64| n.max(0).unsigned_abs();
-    Ok(DueCounts { due: number(row.due), maintenance: number(row.maintenance), backoff: number(row.backoff) })
+    Ok(DueCounts {
+        due: number(row.due),
+        maintenance: number(row.maintenance),
+        backoff: number(row.backoff),
+        open: number(row.open),
+        free: number(row.free),
+    })
 }
 
 /// Claims due hosts for this scheduler: worse states first, then the longest overdue; never one that another scheduler
-/// holds, that is in maintenance or backoff, or that has an open scan. Called by the scheduler, 100 at a time.
+/// holds, that is in maintenance or backoff, that has an open scan, or is among `except`. Called by the scheduler, 100 at
+/// a time.
 ///
 /// # Errors
 /// The database is away.
@@ -95,19 +107,21 @@ pub async fn claim_due(
     tx: &mut Tx<'_>,
     maintenance: &Maintenance,
     limit: u32,
+    except: &[HostId],
 ) -> Result<Vec<DueHost>, StoreError> {
     if maintenance.all {
         return Ok(Vec::new());
     }
+    let except: Vec<Uuid> = except.iter().map(|host| host.0).collect();
     let rows = sqlx::query!(
-        r#"select s.host_id, h.name, s.compliance_state, s.next_scheduled_scan,
-             coalesce(l.reachability_status = 'unreachable', false) as "unreachable!"
+        r#"select s.host_id, s.compliance_state
            from host_compliance_schedule s
            join host h on h.id = s.host_id and h.deleted_at is null
-           left join host_liveness l on l.host_id = s.host_id
            -- The order column is never later than the due time, so this bound only lets the index be used.
            where s.claim_order <= $1 and s.next_scheduled_scan <= $1 and not s.maintenance_mode
-             and h.name <> all($2)
+             and h.name <> all($2) and s.host_id <> all($4)
+             -- What is no flag yet; `host_maintenance` would say the same, but hide the index.
+             and not exists (select from maintenance_request r where r.host_id = s.host_id and r.maintenance)
              and not exists (
                select from host_backoff_state b
                where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > $1)
@@ -118,20 +132,39 @@ pub async fn claim_due(
         tx.now(),
         &maintenance.hosts,
         i64::from(limit),
+        &except,
     )
     .fetch_all(tx.connection())
     .await?;
     rows.into_iter()
-        .map(|r| {
-            Ok(DueHost {
-                host: HostId(r.host_id),
-                name: r.name,
-                state: compliance_state(&r.compliance_state)?,
-                due_since: r.next_scheduled_scan,
-                unreachable: r.unreachable,
-            })
-        })
+        .map(|r| Ok(DueHost { host: HostId(r.host_id), state: compliance_state(&r.compliance_state)? }))
         .collect()
+}
+
+/// How many due hosts go before this one: those that [`claim_due`] could take, in its order. Called by the API, to say
+/// when a host that waits for its turn has it.
+///
+/// # Errors
+/// The database is away.
+pub async fn ahead(tx: &mut Tx<'_>, maintenance: &Maintenance, host: HostId) -> Result<u64, StoreError> {
+    let ahead = sqlx::query_scalar!(
+        r#"select count(*) as "ahead!"
+           from host_compliance_schedule me
+           join host_compliance_schedule s on s.claim_order < me.claim_order and s.next_scheduled_scan <= $1
+           join host h on h.id = s.host_id and h.deleted_at is null
+           left join host_maintenance m on m.host_id = s.host_id
+           where me.host_id = $2 and m.maintenance is not true and h.name <> all($3)
+             and not exists (
+               select from host_backoff_state b
+               where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > $1)
+             and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))"#,
+        tx.now(),
+        host.0,
+        &maintenance.hosts,
+    )
+    .fetch_one(tx.connection())
+    .await?;
+    Ok(ahead.max(0).unsigned_abs())
 }
 
 /// Queues a full scan for each claimed host and moves its schedule on, all in one statement. A host for which somebody
@@ -175,15 +208,15 @@ pub async fn dispatch(
            ),
            moved as (
              update host_compliance_schedule s
-             set next_scheduled_scan = w.next_at, claim_order = claim_order(s.compliance_state, w.next_at),
+             set next_scheduled_scan = w.next_at, next_reason = 'interval', claim_order = claim_order(s.compliance_state, w.next_at),
                  current_interval_minutes = w.interval_minutes, updated_at = $7
              from queued q join wanted w on w.host_id = q.host_id
              where s.host_id = q.host_id
              returning s.host_id, s.next_scheduled_scan, s.current_interval_minutes
            )
            select q.host_id, q.id as scan_id, q.number, p.compliance_state, p.compliance_score::float8 as score,
-             p.has_critical_findings, p.current_interval_minutes, p.next_scheduled_scan, p.policy_version_at_last_scan,
-             m.next_scheduled_scan as next_at, m.current_interval_minutes as next_interval
+             p.has_critical_findings, p.current_interval_minutes, p.next_scheduled_scan, p.next_reason, p.maintenance_mode,
+             p.maintenance_until, p.policy_version_at_last_scan, m.next_scheduled_scan as next_at, m.current_interval_minutes as next_interval
            from queued q join prior p on p.host_id = q.host_id join moved m on m.host_id = q.host_id"#,
         &ids,
         &scans,
@@ -202,11 +235,15 @@ pub async fn dispatch(
             has_critical_findings: r.has_critical_findings,
             current_interval_minutes: r.current_interval_minutes,
             next_scheduled_scan: r.next_scheduled_scan,
+            next_reason: r.next_reason,
+            maintenance_mode: r.maintenance_mode,
+            maintenance_until: r.maintenance_until,
             policy_version_at_last_scan: r.policy_version_at_last_scan,
         };
         let new = ScheduleFacts {
             next_scheduled_scan: r.next_at,
             current_interval_minutes: r.next_interval,
+            next_reason: DueReason::Interval.as_str().to_owned(),
             ..prior.clone()
         };
         Dispatched { host: HostId(r.host_id), scan: ScanId(r.scan_id), number: r.number, prior, new }

@@ -1,0 +1,177 @@
+//! What dispatching costs on this machine, beside what PostgreSQL and the stream reach by themselves. `make bench` runs
+//! these; they print, and judge nothing.
+
+use std::time::{Duration, Instant};
+
+use openwatch_app::private::Durability;
+use openwatch_bus::consume::{self, Consumer, Options};
+use openwatch_bus::{Message, Next, Outgoing, User};
+use openwatch_tests::eventually_within;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+
+use crate::trunk::fleet::Fleet;
+use crate::trunk::ground::Ground;
+use crate::trunk::tables::{count, execute};
+
+/// Hosts, `OPENWATCH_BENCH_HOSTS` or a hundred thousand.
+fn many() -> i64 {
+    std::env::var("OPENWATCH_BENCH_HOSTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
+}
+
+async fn register(db: &mut PgConnection, many: i64) {
+    let sql = format!(
+        "insert into host (id, name, address, created_by)
+         select gen_random_uuid(), 'host-' || n, '192.0.2.1', 'bench' from generate_series(1, {many}) n;
+         analyze host; analyze host_compliance_schedule; analyze scan"
+    );
+    execute(db, &sql).await;
+}
+
+fn report(what: &str, times: i64, took: Duration) -> f64 {
+    let rate = times as f64 / took.as_secs_f64();
+    println!("{what:<64} {:>9.2} s {rate:>10.0}/s", took.as_secs_f64());
+    rate
+}
+
+/// Claims and inserts as the scheduler does, a hundred at a time, each hundred committed; nothing is told to anybody.
+const BARE: &str = "
+  with claimed as (
+    select s.host_id, s.compliance_state from host_compliance_schedule s
+    join host h on h.id = s.host_id and h.deleted_at is null
+    where s.claim_order <= now() and s.next_scheduled_scan <= now() and not s.maintenance_mode
+      and not exists (select from maintenance_request r where r.host_id = s.host_id and r.maintenance)
+      and not exists (select from host_backoff_state b
+                      where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > now())
+      and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))
+    order by s.claim_order limit 100 for update of s skip locked
+  ),
+  locked as materialized (
+    select h.id from host h join claimed c on c.host_id = h.id order by h.id for no key update of h
+  ),
+  numbered as (
+    update host h set last_number = h.last_number + 1 from locked where h.id = locked.id returning h.id, h.last_number
+  ),
+  queued as (
+    insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at)
+    select gen_random_uuid(), n.id, n.last_number, 'scheduled', 'scheduled', 'scheduler', '*', '1.0.0', 'c0', now()
+    from numbered n
+    on conflict (host_id) where state in ('queued', 'running') do nothing
+    returning host_id
+  ),
+  moved as (
+    update host_compliance_schedule s
+    set next_scheduled_scan = now() + interval '1 hour', claim_order = claim_order(s.compliance_state, now() + interval '1 hour'),
+        next_reason = 'interval', current_interval_minutes = 60, updated_at = now()
+    from queued q where s.host_id = q.host_id returning s.host_id
+  )
+  select count(*) from moved";
+
+/// What PostgreSQL reaches with the statement alone.
+async fn bare(fleet: &Fleet, many: i64) -> f64 {
+    let mut db = fleet.db().await;
+    register(&mut db, many).await;
+    let since = Instant::now();
+    loop {
+        let mut tx = db.begin().await.unwrap();
+        let moved: i64 = sqlx::query_scalar(BARE).fetch_one(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        if moved == 0 {
+            break;
+        }
+    }
+    let rate = report("PostgreSQL: claim and insert, nothing else", many, since.elapsed());
+    execute(&mut db, "delete from scan; delete from host").await;
+    execute(&mut db, "vacuum full").await;
+    rate
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn bench_dispatch() {
+    let mut fleet = Fleet::prepare_as(&Ground::new(1).rules(), Durability::Full).await;
+    let most = bare(&fleet, many().min(20_000)).await;
+    let many = many();
+    let mut db = fleet.db().await;
+    register(&mut db, many).await;
+    let bus = fleet.bus(User::Admin).await;
+    let since = Instant::now();
+    fleet.spawn("scheduler");
+    let queued = format!("select count(*) >= {many} from scan");
+    let url = fleet.database_url().to_owned();
+    eventually_within(Duration::from_secs(600), "every scan queued", || async {
+        let mut db = PgConnection::connect(&url).await.ok()?;
+        let done: bool = sqlx::query_scalar(AssertSqlSafe(queued.clone())).fetch_one(&mut db).await.ok()?;
+        done.then_some(())
+    })
+    .await;
+    let rate = report("scheduler: due hosts committed as queued", many, since.elapsed());
+    eventually_within(Duration::from_secs(600), "every job on the stream", || async {
+        (bus.stream_info("OW_JOBS").await.ok()?.messages >= many as u64).then_some(())
+    })
+    .await;
+    report("scheduler: and their jobs on the stream", many, since.elapsed());
+    println!("dispatch reaches {:.0} % of PostgreSQL's own rate", 100.0 * rate / most);
+    assert_eq!(count(&mut db, "select count(*) from scan where tag is not null").await, many);
+}
+
+/// The middle and the worst but one in a hundred.
+fn percentiles(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+    println!("{what:<64} p50 {:>8.1?}  p99 {:>8.1?}", at(0.5), at(0.99));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn bench_job_hop() {
+    let mut fleet = Fleet::prepare_as(&Ground::new(1).rules(), Durability::Full).await;
+    let mut db = fleet.db().await;
+    let rounds = 300;
+    register(&mut db, rounds).await;
+    // Asked for one by one, not due.
+    execute(&mut db, "update host_compliance_schedule set next_scheduled_scan = now() + interval '1 day', claim_order = now() + interval '1 day'").await;
+    fleet.spawn("scheduler");
+    fleet.all_running().await;
+    // Takes jobs as a worker does, and does nothing with them.
+    let (took, mut jobs) = tokio::sync::mpsc::unbounded_channel();
+    let (worker, stop) = (fleet.bus(User::Executor).await, CancellationToken::new());
+    let stopped = stop.clone();
+    let working = tokio::spawn(async move {
+        let handle = move |_: Message| {
+            let took = took.clone();
+            async move {
+                let _ = took.send(Instant::now());
+                Next::Done
+            }
+        };
+        consume::run(&worker, Options::new("executor", Consumer::EXECUTOR_MANUAL, 4), handle, stopped).await
+    });
+    let scheduler = fleet.bus(User::Scheduler).await;
+    let mut raw = Vec::new();
+    for number in 0..rounds {
+        let message = Outgoing {
+            subject: format!("ow.v1.job.manual.{}", uuid::Uuid::new_v4()),
+            message_id: format!("raw-{number}"),
+            headers: Vec::new(),
+            payload: vec![b'x'; 1024].into(),
+        };
+        let since = Instant::now();
+        scheduler.publish(&message).await.unwrap();
+        raw.push(jobs.recv().await.unwrap() - since);
+    }
+    percentiles("the raw stream: from publishing to a worker", raw);
+    let hosts: Vec<uuid::Uuid> = sqlx::query_scalar("select id from host").fetch_all(&mut db).await.unwrap();
+    let mut hops = Vec::new();
+    for host in hosts {
+        let scan = "insert into scan (id, host_id, number, lane, trigger, actor, framework, queued_at)
+                    values (gen_random_uuid(), $1, 1, 'manual', 'manual', 'bench', '*', now())";
+        sqlx::query(scan).bind(host).execute(&mut db).await.unwrap();
+        let since = Instant::now();
+        let at = tokio::time::timeout(Duration::from_secs(30), jobs.recv()).await.unwrap().unwrap();
+        hops.push(at.saturating_duration_since(since));
+    }
+    percentiles("job hop: from the commit of a scan to a worker", hops);
+    stop.cancel();
+    let _ = working.await;
+}

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::remote::{known, out, target};
+use crate::remote::{known, out, proves, target};
 
 /// A proxy that breaks its first `cuts` connections after so many bytes from the server, and sends later ones to `then`.
 async fn cutting(first: u16, bytes: usize, cuts: u32, then: u16) -> (u16, Arc<AtomicU32>) {
@@ -62,8 +62,11 @@ fn assert_all(observations: &[Observation]) {
     }
 }
 
+// @spec remote-session
+// @ac AC-04
 #[tokio::test]
 async fn a_break_at_any_point_is_repaired_once() {
+    proves("AC-04");
     let sshd = Options::new().start();
     let plan = numbered(40);
     let cancel = CancellationToken::new();
@@ -88,8 +91,11 @@ async fn a_break_at_any_point_is_repaired_once() {
     assert!(reconnects >= 5, "the test has to hit the run itself: {reconnects}");
 }
 
+// @spec remote-session
+// @ac AC-04
 #[tokio::test]
 async fn a_second_break_ends_it_without_inventing_answers() {
+    proves("AC-04");
     let sshd = Options::new().start();
     let (port, count) = cutting(sshd.port(), 6_000, 100, sshd.port()).await;
     let cancel = CancellationToken::new();

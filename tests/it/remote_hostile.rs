@@ -7,7 +7,7 @@ use openwatch_remote::{Caps, Limits, RemoteError, RunOptions, connect};
 use openwatch_tests::sshd::Options;
 use tokio_util::sync::CancellationToken;
 
-use crate::remote::{done, known, login, out, plan, processes_with, run, run_with, target};
+use crate::remote::{done, gone, known, login, out, plan, processes_with, proves, run, run_with, target};
 
 /// The good commands around the bad one.
 fn around(bad: Command) -> Plan {
@@ -22,20 +22,15 @@ fn assert_neighbours_fine(observations: &[Observation]) {
     }
 }
 
-async fn gone(word: &str, within: Duration) {
-    let until = Instant::now() + within;
-    while !processes_with(word).is_empty() {
-        assert!(Instant::now() < until, "still there: {:?}", processes_with(word));
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 fn limited(script: &str, seconds: u64) -> Command {
     Command { limit: Duration::from_secs(seconds), ..Command::new(script) }
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn a_hanging_command_costs_its_time_twice_and_leaves_nothing() {
+    proves("AC-03");
     let sshd = Options::new().start();
     let (observations, report) = run(&sshd, &around(limited("sleep 7771", 1))).await;
     assert_eq!(observations[3], Observation::Lost(Lost::Timeout));
@@ -54,8 +49,11 @@ async fn one_that_ignores_being_asked_to_stop() {
     gone("sleep 7772", Duration::from_secs(5)).await;
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn a_hundred_megabytes() {
+    proves("AC-03");
     let sshd = Options::new().start();
     for bad in ["head -c 100000000 /dev/zero", "head -c 100000000 /dev/zero >&2", "yes 7773"] {
         let (observations, _) = run(&sshd, &around(Command::new(bad))).await;
@@ -84,8 +82,11 @@ async fn output_up_to_the_cap_is_whole() {
     }
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn one_that_kills_its_shell() {
+    proves("AC-03");
     let sshd = Options::new().start();
     for bad in ["kill -9 $$", "kill -9 $PPID", "kill -KILL 0"] {
         let (observations, _) = run(&sshd, &around(Command::new(bad))).await;
@@ -99,8 +100,11 @@ async fn one_that_kills_its_shell() {
     }
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn background_children_hold_nobody_up() {
+    proves("AC-03");
     let sshd = Options::new().start();
     let since = Instant::now();
     let (observations, report) = run(&sshd, &around(Command::new("sleep 7774 & echo bg"))).await;
@@ -111,8 +115,11 @@ async fn background_children_hold_nobody_up() {
     gone("sleep 7774", Duration::from_secs(3)).await;
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn isolated_children_say_nothing_later() {
+    proves("AC-03");
     let sshd = Options::new().start();
     let mut plan =
         plan(&["(sleep 0.2; echo POLLUTE; echo POLLUTE >&2) & echo first", "sleep 0.5; echo second"]);
@@ -123,8 +130,11 @@ async fn isolated_children_say_nothing_later() {
     assert!(done(&observations[1]).stderr.is_empty());
 }
 
+// @spec remote-session
+// @ac AC-13
 #[tokio::test]
 async fn isolated_commands_leave_no_files() {
+    proves("AC-13");
     let sshd = Options::new().start();
     let mut plan = plan(&["ls -d /dev/shm/.ow-* | wc -l", "echo x; echo y >&2", "sleep 7775"]);
     for command in &mut plan.commands {
@@ -137,8 +147,11 @@ async fn isolated_commands_leave_no_files() {
     gone("sleep 7775", Duration::from_secs(3)).await;
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn frames_cannot_be_guessed_or_borrowed() {
+    proves("AC-03");
     let sshd = Options::new().start();
     let bad =
         "printf '\\n%s E 3 0 1.00\\n' \"$_kn\"; printf '\\n%032d E 3 0 1.00\\n' 7; echo \"[$_kn]\"; exit 9";
@@ -161,8 +174,11 @@ async fn one_that_eats_the_script() {
     assert_neighbours_fine(&observations);
 }
 
+// @spec remote-session
+// @ac AC-03
 #[tokio::test]
 async fn many_bad_ones_do_not_take_the_good_ones_down() {
+    proves("AC-03");
     let sshd = Options::new().start();
     let mut commands: Vec<Command> = (0..30).map(|i| Command::new(format!("echo {i}"))).collect();
     for at in [2, 7, 12, 17, 22, 27] {
@@ -205,8 +221,11 @@ async fn the_deadline_keeps_what_was_answered() {
     gone("sleep 7777", Duration::from_secs(3)).await;
 }
 
+// @spec remote-session
+// @ac AC-13
 #[tokio::test]
 async fn cancelling_stops_and_clears_away() {
+    proves("AC-13");
     let sshd = Options::new().start();
     let cancel = CancellationToken::new();
     let target = target(sshd.port(), sshd.user());
@@ -228,8 +247,11 @@ async fn cancelling_stops_and_clears_away() {
     gone("sleep 7778", Duration::from_secs(3)).await;
 }
 
+// @spec remote-session
+// @ac AC-13
 #[tokio::test]
 async fn nothing_outlives_a_client_that_vanished() {
+    proves("AC-13");
     let sshd = Options::new().start();
     let mut session = login(&sshd).await;
     let (plan, secret) = (Plan { commands: vec![limited("sleep 7779", 60)] }, sshd.secret());

@@ -8,7 +8,7 @@ use openwatch_model::scan::FailureReason;
 use openwatch_remote::{RemoteError, RunOptions};
 use openwatch_tests::sshd::{Options, Sshd, TempUser, find, generate_key};
 
-use crate::remote::{dial, out, plan, run_with};
+use crate::remote::{dial, out, plan, proves, run_with};
 
 fn key_secret(text: &str, passphrase: Option<&str>) -> Secret {
     let mut secret = Secret::default();
@@ -191,8 +191,11 @@ async fn whoami(user: &TempUser, sshd: &Sshd, secret: &Secret) -> Result<String,
     Ok(out(&observations[0]).trim().to_owned())
 }
 
+// @spec remote-session
+// @ac AC-07
 #[tokio::test]
 async fn sudo_without_a_password() {
+    proves("AC-07");
     let Some(user) = TempUser::create().and_then(|u| u.sudoers("{} ALL=(ALL) NOPASSWD: ALL")) else { return };
     let sshd = passwords().user(&user).start();
     assert_eq!(whoami(&user, &sshd, &user.secret()).await.expect("root"), "root");
@@ -200,8 +203,11 @@ async fn sudo_without_a_password() {
     assert_eq!(whoami(&user, &sshd, &sshd.secret()).await.expect("root"), "root");
 }
 
+// @spec remote-session
+// @ac AC-07
 #[tokio::test]
 async fn sudo_with_a_password() {
+    proves("AC-07");
     let Some(user) = TempUser::create().and_then(|u| u.sudoers("{} ALL=(ALL) ALL")) else { return };
     let sshd = passwords().user(&user).start();
     assert_eq!(whoami(&user, &sshd, &user.secret()).await.expect("root"), "root");
@@ -220,8 +226,11 @@ async fn sudo_with_a_password() {
     assert_eq!(error.reason(), FailureReason::SudoFailed);
 }
 
+// @spec remote-session
+// @ac AC-07
 #[tokio::test]
 async fn sudo_is_told_the_password_once_and_nothing_else() {
+    proves("AC-07");
     // Stands in for sudo: refuses every password, asks three times as sudo does, and notes what it was told.
     let fake = "#!/bin/sh\n[ \"$1\" = -n ] && { echo 'sudo: a password is required' >&2; exit 1; }\n\
                 for try in 1 2 3; do printf '%s' \"$4\" >&2; IFS= read -r line && printf '%s\\n' \"$line\" >>\"$OW_BIN/told\"; done\n";
@@ -246,8 +255,11 @@ async fn sudo_is_told_the_password_once_and_nothing_else() {
     assert_eq!(told, "not-it-at-all\n");
 }
 
+// @spec remote-session
+// @ac AC-07
 #[tokio::test]
 async fn sudo_that_says_no() {
+    proves("AC-07");
     let Some(user) = TempUser::create().and_then(|u| u.sudoers("{} ALL=(ALL) NOPASSWD: /bin/true")) else {
         return;
     };
@@ -264,6 +276,95 @@ async fn sudo_that_says_no() {
     let error = whoami(&user, &sshd, &sshd.secret()).await.expect_err("wants a terminal");
     assert!(matches!(error, RemoteError::SudoRequiresTty { .. }), "{error}");
     assert!(error.to_string().contains("!requiretty"), "{error}");
+}
+
+/// What sudo itself has noted, by the number of wrong passwords in each line.
+fn incorrect(log: &std::path::Path) -> Vec<String> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let words = text.replace("\n    ", " ");
+    words.lines().filter(|line| line.contains("incorrect password")).map(str::to_owned).collect()
+}
+
+// @spec remote-session
+// @ac AC-07
+#[tokio::test]
+async fn sudo_with_lectures_prompts_and_tickets() {
+    proves("AC-07");
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("sudo.log");
+    let moods = [
+        "Defaults:{} lecture=always",
+        "Defaults:{} passprompt=\"Kennwort, bitte: \", passprompt_override",
+        "Defaults:{} badpass_message=\"password is required\", insults",
+        "Defaults:{} timestamp_type=global, timestamp_timeout=5",
+        "Defaults:{} targetpw, passwd_tries=1",
+        "Defaults:{} env_keep+=SHELLOPTS, secure_path=/usr/bin\\:/bin, !env_reset",
+        "Defaults:{} use_pty",
+        "Defaults:{} noexec",
+    ];
+    for mood in moods {
+        let text = format!("{mood}\nDefaults:{{}} logfile={}, !syslog\n{{}} ALL=(ALL) ALL", log.display());
+        let Some(user) = TempUser::create().and_then(|u| u.sudoers(&text)) else { return };
+        let sshd = passwords().user(&user).start();
+        // Root's password is nobody's: there only the refusal counts.
+        if mood.contains("targetpw") || mood.contains("noexec") {
+            let error = whoami(&user, &sshd, &user.secret()).await.expect_err("no root");
+            assert_eq!(error.reason(), FailureReason::SudoFailed, "{mood}: {error}");
+        } else {
+            // Twice: the second time there may be a ticket.
+            for _ in 0..2 {
+                let root = whoami(&user, &sshd, &user.secret()).await;
+                assert_eq!(root.unwrap_or_else(|error| panic!("{mood}: {error}")), "root");
+            }
+        }
+        std::fs::write(&log, "").expect("writable");
+        if mood.contains("noexec") || mood.contains("timestamp") {
+            continue;
+        }
+        let mut wrong = sshd.secret();
+        wrong.sudo_password = Some("not-it-at-all".into());
+        let error = whoami(&user, &sshd, &wrong).await.expect_err("wrong");
+        assert!(matches!(error, RemoteError::SudoPasswordWrong { .. }), "{mood}: {error}");
+        for _ in 0..100 {
+            if !incorrect(&log).is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let failed = incorrect(&log);
+        assert!(
+            failed.len() == 1 && failed[0].contains("1 incorrect password attempt"),
+            "{mood}: {failed:?}"
+        );
+    }
+}
+
+/// One line per lane and one for the probe, whatever the number of rules.
+#[tokio::test]
+async fn sudo_is_asked_once_per_lane() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("sudo.log");
+    let text = format!("Defaults:{{}} logfile={}, !syslog\n{{}} ALL=(ALL) ALL", log.display());
+    let Some(user) = TempUser::create().and_then(|u| u.sudoers(&text)) else { return };
+    let sshd = passwords().user(&user).start();
+    let options = RunOptions { sudo: SudoMode::Sudo, ..RunOptions::within(Duration::from_secs(60)) };
+    let mut session = dial(&sshd).await.login(&user.secret()).await.expect("logs in");
+    let one_lane = RunOptions {
+        lanes: 1,
+        ..RunOptions { on_progress: None, ..RunOptions::within(Duration::from_secs(60)) }
+    };
+    let one_lane = RunOptions { sudo: SudoMode::Sudo, ..one_lane };
+    session.run(&plan(&["true"; 40]), &one_lane, &user.secret()).await.expect("the probe");
+    let (observations, report) =
+        session.run(&plan(&["id -u"; 200]), &options, &user.secret()).await.expect("runs");
+    session.close().await;
+    assert!(observations.iter().all(|o| out(o) == "0\n"));
+    let text = std::fs::read_to_string(&log).expect("a log").replace("\n    ", " ");
+    let ran =
+        text.lines().filter(|line| line.contains("COMMAND=") && !line.contains("a password is required"));
+    assert!(ran.count() <= usize::from(report.lanes) + 1, "{text}");
+    assert_eq!(sshd.log().matches("Accepted").count(), 1);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ pub mod database;
 pub mod nats;
 pub mod program;
 pub mod proxy;
+pub mod scripted;
 pub mod sshd;
 pub mod stack;
 pub mod stages;

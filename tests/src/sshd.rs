@@ -42,7 +42,8 @@ pub struct Options {
     host_keys: Vec<KeyKind>,
     config: Vec<String>,
     user: Option<String>,
-    hosts: Option<String>,
+    machine: Option<String>,
+    host_certificate: bool,
 }
 
 impl Options {
@@ -87,7 +88,9 @@ impl Options {
             );
             return None;
         }
-        self.hosts = Some(lines.to_owned());
+        let script =
+            format!("printf '%s' '{lines}' >\"$OW_DIR/hosts\"\nmount --bind \"$OW_DIR/hosts\" /etc/hosts");
+        self.machine = Some(script);
         Some(self)
     }
 
@@ -96,6 +99,27 @@ impl Options {
     pub fn user(mut self, user: &TempUser) -> Self {
         self.user = Some(user.name.clone());
         self
+    }
+
+    /// Lets it run on a machine of its own making: a shell script of mounts that only the server and its sessions see, run
+    /// as root before it starts. `$OW_DIR` is the server's directory, which lies outside of `/tmp`. See [`can_remake`].
+    #[must_use]
+    pub fn machine(mut self, script: impl Into<String>) -> Self {
+        self.machine = Some(script.into());
+        self
+    }
+
+    /// Another program as `/bin/sh`.
+    #[must_use]
+    pub fn bin_sh(self, shell: &Path) -> Self {
+        self.machine(format!("mount --bind {} \"$(readlink -f /bin/sh)\"", shell.display()))
+    }
+
+    /// Offers its host key only inside a certificate.
+    #[must_use]
+    pub fn host_certificate_only(mut self) -> Self {
+        self.host_certificate = true;
+        self.config("HostKeyAlgorithms ssh-ed25519-cert-v01@openssh.com")
     }
 
     /// Starts it.
@@ -124,7 +148,10 @@ impl Sshd {
         let sshd = find("sshd").unwrap_or_else(|| {
             panic!("no sshd found; install the OpenSSH server (Debian: apt-get install openssh-server; Fedora: dnf install openssh-server); it need not run")
         });
-        let dir = tempfile::Builder::new().prefix("ow-sshd-").tempdir().expect("a temporary directory");
+        let mut place = tempfile::Builder::new();
+        place.prefix("ow-sshd-");
+        let place = if options.machine.is_some() { place.tempdir_in("/var/tmp") } else { place.tempdir() };
+        let dir = place.expect("a temporary directory");
         // sshd looks for authorized keys as the user who logs in.
         allow_search(dir.path());
         let kinds = if options.host_keys.is_empty() { vec![KeyKind::Ed25519] } else { options.host_keys };
@@ -134,6 +161,9 @@ impl Sshd {
             let path = dir.path().join(format!("host_{}", kind.name()));
             host_keys.push(generate_key(&path, kind.name()));
             config.push_str(&format!("HostKey {}\n", path.display()));
+        }
+        if options.host_certificate {
+            config.push_str(&format!("HostCertificate {}\n", certify(dir.path()).display()));
         }
         let client = dir.path().join("client");
         generate_key(&client, "ed25519");
@@ -155,7 +185,7 @@ impl Sshd {
         }
         let private_key = fs::read_to_string(&client).expect("client key");
         let user = options.user.unwrap_or_else(current_user);
-        let (child, port) = launch(&sshd, dir.path(), &config, options.hosts.as_deref());
+        let (child, port) = launch(&sshd, dir.path(), &config, options.machine.as_deref());
         Self { dir, child, port, user, host_keys, private_key }
     }
 
@@ -212,20 +242,18 @@ impl Drop for Sshd {
     }
 }
 
-fn launch(sshd: &Path, dir: &Path, config: &str, hosts: Option<&str>) -> (Child, u16) {
+fn launch(sshd: &Path, dir: &Path, config: &str, machine: Option<&str>) -> (Child, u16) {
     for _ in 0..5 {
         // Free a moment ago; should another take it first, the next round finds another.
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let path = dir.join("sshd_config");
         fs::write(&path, format!("ListenAddress 127.0.0.1:{port}\n{config}")).expect("sshd_config");
-        let mut command = match hosts {
+        let mut command = match machine {
             None => Command::new(sshd),
-            Some(lines) => {
-                let file = dir.join("hosts");
-                fs::write(&file, lines).expect("hosts");
+            Some(script) => {
                 let mut command = Command::new("unshare");
-                let run = "mount --bind \"$1\" /etc/hosts && shift && exec \"$@\"";
-                command.args(["-m", "sh", "-c", run, "sh"]).arg(file).arg(sshd);
+                command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
+                command.arg(format!("{script}\nexec \"$@\"")).arg("sh").arg(sshd).env("OW_DIR", dir);
                 command
             }
         };
@@ -252,6 +280,28 @@ fn launch(sshd: &Path, dir: &Path, config: &str, hosts: Option<&str>) -> (Child,
         let _ = child.wait();
     }
     panic!("sshd did not come up: {}", fs::read_to_string(dir.join("log")).unwrap_or_default());
+}
+
+/// Signs the server's ed25519 key with an authority made for it.
+fn certify(dir: &Path) -> PathBuf {
+    let authority = dir.join("authority");
+    generate_key(&authority, "ed25519");
+    let key = dir.join("host_ed25519.pub");
+    let mut sign = Command::new("ssh-keygen");
+    sign.args(["-q", "-h", "-I", "host", "-n", "127.0.0.1", "-s"]).arg(&authority).arg(&key);
+    run(&mut sign);
+    dir.join("host_ed25519-cert.pub")
+}
+
+/// Whether a server can be given a machine of its own making; prints why not.
+pub fn can_remake() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "none", "/mnt"]);
+    let able = is_root() && probe.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !able {
+        eprintln!("skipped: needs root and mount namespaces to change the machine under a server");
+    }
+    able
 }
 
 /// Makes a key pair without passphrase and returns the public half.

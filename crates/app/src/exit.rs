@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use openwatch_model::harmless;
+
 /// Usage or configuration.
 pub const USAGE: u8 = 64;
 /// A dependency is unavailable: a server, a host, a package.
@@ -40,7 +42,8 @@ impl Failure {
 
     /// Prints the error and gives the code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("openwatch: {:#}", self.error);
+        // It may quote a host or a server.
+        eprintln!("openwatch: {}", harmless::lines(&format!("{:#}", self.error)));
         ExitCode::from(self.code)
     }
 }

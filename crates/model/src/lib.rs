@@ -15,6 +15,7 @@ pub mod audit;
 pub mod credential;
 pub mod drift;
 pub mod failure;
+pub mod harmless;
 pub mod host;
 pub mod ids;
 pub mod liveness;

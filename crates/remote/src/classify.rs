@@ -1,5 +1,7 @@
 //! What a target meant when it did not say hello. Pure.
 
+use openwatch_model::harmless::is_harmful;
+
 /// Meaning of the noise before a hello that never came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoHello {
@@ -60,7 +62,7 @@ pub(crate) fn classify(noise: &str, sudo: bool) -> NoHello {
 /// The first words of it, safe to show.
 pub(crate) fn first_words(noise: &str) -> String {
     let line = noise.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("");
-    line.chars().filter(|c| !c.is_control()).take(160).collect()
+    line.chars().filter(|c| !is_harmful(*c)).take(160).collect()
 }
 
 #[cfg(test)]

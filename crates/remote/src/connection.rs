@@ -9,6 +9,7 @@ use openwatch_model::host::KnownKey;
 use russh::client::Handle;
 use tokio_util::sync::CancellationToken;
 
+use crate::classify::first_words;
 use crate::error::RemoteError;
 use crate::guard::{Guard, GuardError, Seen, lock};
 use crate::host_key::HostKeyPolicy;
@@ -230,18 +231,30 @@ impl Route {
             GuardError::No(error) => Attempt::Final(error),
             GuardError::Ssh(russh::Error::NoCommonAlgo {
                 kind: russh::AlgorithmKind::Key, theirs, ..
-            }) => {
-                let presented = format!("of kind {}", theirs.join(" or "));
-                Attempt::Final(if self.policy.known.is_empty() {
-                    RemoteError::HostKeyUnusable { peer, algorithms: theirs.join(", ") }
-                } else {
-                    RemoteError::HostKeyChanged { peer, presented, key: None }
-                })
-            }
+            }) => Attempt::Final(self.no_common_key(&theirs)),
             GuardError::Ssh(error) if is_drop(&error) => Attempt::Dropped(format!("{error}")),
             GuardError::Ssh(error) => {
-                Attempt::Final(RemoteError::HandshakeFailed { peer, detail: error.to_string() })
+                // It may quote the host at length.
+                Attempt::Final(RemoteError::HandshakeFailed { peer, detail: first_words(&error.to_string()) })
             }
+        }
+    }
+
+    /// The host offers keys, and none of a kind that we asked for.
+    fn no_common_key(&self, theirs: &[String]) -> RemoteError {
+        let peer = self.peer.clone();
+        let all = |is: fn(&String) -> bool| !theirs.is_empty() && theirs.iter().all(is);
+        if all(|kind| kind.contains("-cert-v01@")) {
+            return RemoteError::HostCertificate { peer };
+        }
+        if all(|kind| kind == "ssh-rsa") {
+            return RemoteError::HostKeyWeakSignature { peer };
+        }
+        let kinds = first_words(&theirs.join(", "));
+        if self.policy.known.is_empty() {
+            RemoteError::HostKeyUnusable { peer, algorithms: kinds }
+        } else {
+            RemoteError::HostKeyChanged { peer, presented: format!("of another kind ({kinds})"), key: None }
         }
     }
 }

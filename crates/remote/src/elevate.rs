@@ -59,6 +59,11 @@ pub(crate) fn reading_shell(elevation: Elevation, wrapper: Wrapper, budget: Dura
 pub(crate) fn told_shell(elevation: Elevation, shell: &str, script: &str) -> Option<Request> {
     let command = format!("{shell} -c {}", quote(script));
     match elevation {
+        // So that it leads its group and can be ended with all that it started. A restricted shell refuses that, but it is
+        // given no path either, and puts the last command in its own place by itself.
+        Elevation::None if shell.starts_with('/') => {
+            Some(Request { command: format!("exec {command}"), conversation: None })
+        }
         Elevation::None => Some(Request { command, conversation: None }),
         _ => elevate(elevation, &command),
     }

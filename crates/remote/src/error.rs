@@ -64,14 +64,14 @@ pub enum RemoteError {
         /// What it showed.
         key: Box<KnownKey>,
     },
-    /// Keys are on record, but of kinds that are not accepted.
+    /// The keys on record, or those the host offers, are all of kinds that are not accepted.
     #[error(
-        "trust {peer}: the keys on record ({algorithms}) are of kinds that are not accepted; record an ed25519, ecdsa or rsa key"
+        "trust {peer}: the only host keys to go by ({algorithms}) are of kinds that are not accepted; use an ed25519, ecdsa or rsa key"
     )]
     HostKeyUnusable {
         /// Address and port.
         peer: String,
-        /// Kinds on record.
+        /// Kinds on record or on offer.
         algorithms: String,
     },
     /// The host shows a key that is not the one on record.

@@ -9,7 +9,7 @@ use crate::elevate::{Elevation, Wrapper};
 use crate::error::RemoteError;
 use crate::guard::lock;
 use crate::pass::{End, Mode};
-use crate::run::{PassEnd, Runner};
+use crate::run::{BURIAL, PassEnd, Runner};
 use crate::session::Shells;
 use crate::shell::NotOpen;
 
@@ -26,11 +26,20 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
     while lock(runner.board).has_queue() {
         let end = {
             let pass = runner.shared(elevation, Wrapper::Bare);
-            tokio::select! {
+            let stopped = tokio::select! {
                 biased;
-                () = cancel.cancelled() => return Ok(PassEnd::Cancelled),
-                () = tokio::time::sleep_until(runner.deadline) => return Ok(PassEnd::OutOfTime),
-                end = pass.run(0, Mode::Single { shell }, true) => end,
+                () = cancel.cancelled() => Err(PassEnd::Cancelled),
+                () = tokio::time::sleep_until(runner.deadline) => Err(PassEnd::OutOfTime),
+                end = pass.run(0, Mode::Single { shell }, true) => Ok(end),
+            };
+            match stopped {
+                Ok(end) => end,
+                Err(stopped) => {
+                    let live = std::mem::take(&mut lock(runner.board).live);
+                    lock(runner.board).unburied.extend(live.into_values());
+                    bury(runner, elevation, shell).await;
+                    return Ok(stopped);
+                }
             }
         };
         match end {
@@ -38,6 +47,11 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
             End::Gone => return Ok(PassEnd::Gone),
             End::NotOpen(NotOpen::NoSlot) => return Ok(PassEnd::NoSlot),
             End::NotOpen(NotOpen::Gone) => return Ok(PassEnd::Gone),
+            End::NotOpen(NotOpen::WrongPassword) => {
+                let peer = runner.session.connection.route.peer.clone();
+                let user = runner.session.connection.route.target.user.clone();
+                return Err(RemoteError::SudoPasswordWrong { peer, user });
+            }
             End::NotOpen(_) if worked => {
                 let mut board = lock(runner.board);
                 let turns = board.take_up_to(1);
@@ -56,7 +70,18 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
             return Ok(PassEnd::OutOfTime);
         }
     }
+    bury(runner, elevation, shell).await;
     Ok(PassEnd::Settled)
+}
+
+/// Clears away what commands left that had to be ended, in an execution that runs nothing else.
+async fn bury(runner: &Runner<'_, '_>, elevation: Elevation, shell: &str) {
+    if lock(runner.board).unburied.is_empty() {
+        return;
+    }
+    let pass = runner.shared(elevation, Wrapper::Bare);
+    // Whether it worked or not, there is nothing more to be done.
+    let _ = tokio::time::timeout(BURIAL, pass.run(0, Mode::Single { shell }, true)).await;
 }
 
 fn no_shell(runner: &Runner<'_, '_>, elevation: Elevation, why: &str) -> RemoteError {

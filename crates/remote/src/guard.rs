@@ -9,6 +9,7 @@ use russh::client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Channel, Disconnect};
 
+use crate::classify::first_words;
 use crate::error::RemoteError;
 use crate::host_key::{HostKeyPolicy, HostKeyVerdict, describe};
 
@@ -97,7 +98,7 @@ impl Handler for Guard {
                 Disconnect::TooManyConnections => "too many connections: ",
                 _ => "",
             };
-            let words: String = info.message.chars().filter(|c| !c.is_control()).take(200).collect();
+            let words = first_words(&info.message);
             lock(&self.seen).goodbye = Some(format!("{code}{words}"));
         }
         Ok(())

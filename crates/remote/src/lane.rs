@@ -191,7 +191,9 @@ impl Driver<'_, '_, '_> {
 
     /// Draws the consequences on the board and on the target.
     async fn settle(self, lane: Lane, outcome: Outcome) -> End {
-        let Shell { read, write, pairing, feeder, .. } = lane.shell;
+        let Lane { shell, mut remains, .. } = lane;
+        let Shell { read, write, pairing, feeder, .. } = shell;
+        remains.spooled |= self.turns.iter().any(|turn| turn.isolated);
         // First the reading half, so that a full buffer cannot keep the library from sending the rest.
         drop(read);
         drop(feeder);
@@ -207,8 +209,8 @@ impl Driver<'_, '_, '_> {
                     if let Some((index, lost)) = blame {
                         board.blame(index, lost);
                     }
-                    let signal = lane.remains.group.is_none();
-                    board.unburied.push(lane.remains);
+                    let signal = remains.group.is_none();
+                    board.unburied.push(remains);
                     board.count_abort();
                     (End::Aborted, signal)
                 }
@@ -218,7 +220,7 @@ impl Driver<'_, '_, '_> {
                     if let Some(index) = running {
                         board.suspect(index);
                     }
-                    board.unburied.push(lane.remains);
+                    board.unburied.push(remains);
                     (End::Gone, false)
                 }
             }

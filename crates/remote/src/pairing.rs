@@ -51,6 +51,8 @@ pub(crate) struct Pairing {
     outstanding: VecDeque<usize>,
     sent: usize,
     last: Option<usize>,
+    /// Bytes of answers that one stream has ended and the other has not.
+    halves: usize,
 }
 
 impl Pairing {
@@ -65,6 +67,7 @@ impl Pairing {
             outstanding: VecDeque::new(),
             sent: 0,
             last: None,
+            halves: 0,
         }
     }
 
@@ -108,12 +111,16 @@ impl Pairing {
                 self.began = Some(uptime);
                 events.push(Event::Begin(index));
             }
-            Mark::End { index, body, .. } if stream == Stream::Err => self.err_ended.push_back((index, body)),
+            Mark::End { index, body, .. } if stream == Stream::Err => {
+                self.halves += body.len();
+                self.err_ended.push_back((index, body));
+            }
             Mark::End { index, exit, uptime, body } => {
                 let began = self.began.take().ok_or(Garbled)?;
                 let on_target = began.zip(uptime).and_then(|(from, to)| to.checked_sub(from));
                 let on_target =
                     on_target.map(|hundredths| Duration::from_millis(hundredths.saturating_mul(10)));
+                self.halves += body.len();
                 self.out_ended.push_back(Half { index, exit, body, on_target });
                 events.push(Event::Ended(index));
             }
@@ -134,6 +141,7 @@ impl Pairing {
                 return Err(Garbled);
             };
             self.outstanding.pop_front();
+            self.halves -= half.body.len() + stderr.len();
             let done = Done { exit: half.exit, stdout: half.body, stderr, duration: Duration::ZERO, lane: 0 };
             events.push(Event::Committed(Committed { index, done, on_target: half.on_target }));
         }
@@ -154,8 +162,12 @@ impl Pairing {
         self.sent
     }
 
-    /// The command that holds more than this many bytes, if one does.
+    /// The command that holds more than this many bytes, if one does. One stream may run ahead of the other by no more
+    /// than a whole answer: a host that ends hundreds on one and none on the other would fill our memory with halves.
     pub(crate) fn over(&self, cap: usize) -> Option<usize> {
+        if self.halves > cap {
+            return self.outstanding.front().copied();
+        }
         let (out, err) = (self.out.held(), self.err.held());
         if out > cap {
             return self.out.current();

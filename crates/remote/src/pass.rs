@@ -129,7 +129,11 @@ impl Pass<'_, '_> {
         match opened {
             Ok(shell) => {
                 self.steady.store(matches!(mode, Mode::Batch), Ordering::Relaxed);
-                let remains = Remains { group: shell.hello.group, spool };
+                let remains = Remains {
+                    group: shell.hello.group,
+                    spool,
+                    spooled: turns.iter().any(|turn| turn.isolated),
+                };
                 if !matches!(mode, Mode::Burial) {
                     board.live.insert(number, remains.clone());
                     board.greeted = board.greeted.max(number + 1);

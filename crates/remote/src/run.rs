@@ -27,7 +27,7 @@ use crate::session::{RunOptions, Session, Shells};
 use crate::shell::NotOpen;
 
 /// Most that a last clearing away may take.
-const BURIAL: Duration = Duration::from_secs(3);
+pub(crate) const BURIAL: Duration = Duration::from_secs(3);
 /// Reconnects we bring about ourselves because the host has no slot left for a second execution.
 const FORCED: u32 = 10;
 
@@ -77,6 +77,9 @@ pub(crate) async fn run(
             lock(&board).lose_rest(Lost::Connection);
         }
     }
+    let mut runner =
+        Runner { session, options, secret, deadline, board: &board, tag: &tag, report: &mut report };
+    runner.bury_after_a_break().await;
     let board = board.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     report.executions = board.executions;
     report.lanes = board.greeted;
@@ -329,6 +332,11 @@ impl<'p> Runner<'_, 'p> {
                     End::Aborted | End::Finished => {}
                     End::NotOpen(_) if !ends.is_empty() || !more => {}
                     End::NotOpen(NotOpen::NoSlot) => break PassEnd::NoSlot,
+                    // It was right a moment ago; trying until it is again would lock the account.
+                    End::NotOpen(NotOpen::WrongPassword) => {
+                        lock(self.board).lose_rest(Lost::Connection);
+                        break PassEnd::Settled;
+                    }
                     End::NotOpen(_) => {
                         lock(self.board).count_abort();
                         ends.push(Box::pin(run(number, true)));
@@ -352,6 +360,19 @@ impl<'p> Runner<'_, 'p> {
         let drained = async { while ends.next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_secs(2), drained).await;
         PassEnd::Gone
+    }
+
+    /// Where the last connection broke while an isolated command ran, its spool is still there: worth one more login, if
+    /// the host comes back. What else a lane leaves ends by itself.
+    async fn bury_after_a_break(&mut self) {
+        let Some(Shells::Batch { elevation, wrapper }) = self.session.shells.clone() else { return };
+        let spools = lock(self.board).unburied.iter().any(|remains| remains.spooled);
+        if spools
+            && self.session.connection.handle.is_closed()
+            && let Ok(true) = reconnect(self.session, self.secret, self.deadline, self.report).await
+        {
+            self.bury(&self.shared(elevation, wrapper), PassEnd::Settled).await;
+        }
     }
 
     /// Clears away what abandoned lanes left on the target.

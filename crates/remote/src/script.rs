@@ -46,10 +46,13 @@ pub(crate) struct Lane<'a> {
 pub(crate) struct Remains {
     pub(crate) group: Option<u32>,
     pub(crate) spool: String,
+    /// Whether there may be a spool, as far as we have heard.
+    pub(crate) spooled: bool,
 }
 
 /// Functions and the hello frame. While a command runs the lane's own standard error is closed off, because shells report
-/// on it how their children died and those words are not the command's. Reads the process group from `/proc` so that it is only ever killed when it is ours
+/// on it how their children died and those words are not the command's. A spool that ran full (`_kf`), or that no program
+/// can read back (`_kh`), ends the lane: part of an answer would look like all of it. Reads the process group from `/proc` so that it is only ever killed when it is ours
 /// alone: led by the `timeout` that we started, or by this shell.
 pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     let nonce = lane.nonce.as_str();
@@ -58,17 +61,22 @@ pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     let blocks = past_cap.div_ceil(512);
     let spool = lane.spool;
     let kib = past_cap.div_ceil(1024);
+    // Where one guards this lane it takes our arguments. Elsewhere there may be one that does not, and its complaint would
+    // look like an answer: it is tried before its first use.
+    let timeout = if lane.watchdog.is_some() { "'?'" } else { "t" };
     let mut text = format!(
-        r#"\unalias -a 2>/dev/null; unset ENV BASH_ENV CDPATH; LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin
-_kn={nonce}; _kt=; _kd=; _kg=-; command -v timeout >/dev/null 2>&1 && _kt=t
+        r#"set +xv 2>/dev/null; \unalias -a 2>/dev/null; unset -f printf read [ command eval kill wait umask 2>/dev/null; unset ENV BASH_ENV CDPATH; LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin
+_kn={nonce}; _kt={timeout}; _kd=; _kg=-
 _ku(){{ read -r _kU _kx 2>/dev/null </proc/uptime || _kU=-; }}
 _kb(){{ _ku; printf '\n%s B %s %s\n' "$_kn" "$1" "$_kU"; }}
 _ke(){{ _ku; if [ "$2" = - ]; then printf '\n%s E %s %s %s\n' "$_kn" "$1" "$_kR" "$_kU"; else printf '\n%s E %s %s %s\n\n%s B %s %s\n' "$_kn" "$1" "$_kR" "$_kU" "$_kn" "$2" "$_kU"; fi; printf '\n%s E %s\n' "$_kn" "$1" >&2; }}
 _kr(){{ {{ ( _kc=$3; unset _kn; set --; eval "$_kc" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null; _ke "$1" "$2"; }}
-_ks(){{ [ -z "$_kd" ] || return 0; for _kx in /dev/shm "/run/user/$(id -u)" "${{TMPDIR:-/tmp}}" /tmp; do if mkdir -m 700 "$_kx/{spool}" 2>/dev/null; then if (: >"$_kx/{spool}/o") 2>/dev/null; then _kd=$_kx/{spool}; trap 'rm -rf "$_kd"' EXIT; trap 'rm -rf "$_kd"; exit 143' TERM HUP; return 0; fi; rmdir "$_kx/{spool}" 2>/dev/null; fi; done; return 1; }}
-_kh(){{ head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/dev/null; }}
-_ki(){{ if [ -z "$_kt" ]; then {{ ( unset _kn; exec /bin/sh -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
-elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; [ -s "$_kd/o" ] && _kh "$_kd/o"; [ -s "$_kd/e" ] && _kh "$_kd/e" >&2
+_ks(){{ [ -z "$_kd" ] || return 0; for _kx in /dev/shm "/run/user/$(id -u)" "${{TMPDIR:-/tmp}}" /tmp; do if mkdir -m 700 "$_kx/{spool}" 2>/dev/null; then if (printf x >"$_kx/{spool}/o") 2>/dev/null; then _kd=$_kx/{spool}; trap 'rm -rf "$_kd"' EXIT; trap 'rm -rf "$_kd"; exit 143' TERM HUP; return 0; fi; rm -rf "$_kx/{spool}"; fi; done; return 1; }}
+_kf(){{ {{ printf x >"$_kd/f" && : >"$_kd/f"; }} 2>/dev/null || exit 1; }}
+_kh(){{ [ -s "$1" ] || return 0; head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/dev/null || cat "$1" 2>/dev/null || exit 1; }}
+_ki(){{ if [ "$_kt" = '?' ]; then if timeout -k 1 9 true; then _kt=t; else _kt=; fi </dev/null >/dev/null 2>&1; fi
+if [ -z "$_kt" ]; then {{ ( unset _kn; exec /bin/sh -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
+elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
 else ( unset _kn; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null & _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; fi; _ke "$1" "$2"; }}
 _kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
 "#

@@ -8,6 +8,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use crate::classify::{NoHello, classify};
 use crate::elevate::{Conversation, Request};
 use crate::feeder::Feeder;
 use crate::frame::{Hello, Stream};
@@ -76,9 +77,11 @@ pub(crate) async fn open(
             Ok(Shell { read, write, feeder, pairing, hello, events })
         }
         Err(why) => {
+            let why = opening.after_password(why);
             // First the reading half, so that a full buffer cannot keep the library from sending the rest.
             drop(opening);
-            abandon(&write, true).await;
+            // sudo is left to note the failed attempt in its log and to end by itself.
+            abandon(&write, !matches!(why, NotOpen::WrongPassword)).await;
             Err(why)
         }
     }
@@ -231,6 +234,20 @@ impl Opening<'_> {
         match self.events.remove(at) {
             Event::Hello(hello) => Some(hello),
             _ => None,
+        }
+    }
+
+    /// An end after the password was given, and before sudo let us in, is its answer to it, whatever else it says: another
+    /// try would be another failed attempt.
+    fn after_password(&self, why: NotOpen) -> NotOpen {
+        let asked = self.talk.as_ref().is_some_and(|talk| talk.asked);
+        match why {
+            NotOpen::NoHello { noise, silent: false }
+                if asked && !matches!(classify(&noise, true), NoHello::SudoRefused | NoHello::SudoTty) =>
+            {
+                NotOpen::WrongPassword
+            }
+            why => why,
         }
     }
 

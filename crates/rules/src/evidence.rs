@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use openwatch_model::harmless;
 use openwatch_model::outcome::{CheckEvidence, EVIDENCE_RULE_CAP, EVIDENCE_STREAM_CAP, Evidence, Truncated};
 use sha2::{Digest, Sha256};
 
@@ -47,9 +48,8 @@ pub(crate) fn value(text: &str) -> String {
 
 /// One line for a person.
 pub(crate) fn sentence(text: &str) -> String {
-    let line: Vec<&str> = text.split_whitespace().collect();
-    let line = line.join(" ").replace(char::is_control, "\u{fffd}");
-    clip(&line, DETAIL_CAP).to_owned()
+    let words: Vec<&str> = text.split_whitespace().collect();
+    clip(&harmless::line(&words.join(" ")), DETAIL_CAP).to_owned()
 }
 
 /// Cuts a rule's evidence until its JSON is small enough to be accepted: long streams first, then commands, then whole

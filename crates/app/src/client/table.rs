@@ -2,6 +2,7 @@
 
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{ContentArrangement, Table};
+use openwatch_model::harmless;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -24,10 +25,11 @@ pub fn print(table: &Table, empty: &str) {
     }
 }
 
-/// Prints one line; a closed pipe (`| head`) is no error.
+/// Prints lines of text, of which a part may be a host's own words: none of it reaches the terminal as a command. A closed
+/// pipe (`| head`) is no error.
 pub fn line(text: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", harmless::lines(text));
 }
 
 /// Prints JSON, indented.
@@ -35,8 +37,17 @@ pub fn line(text: &str) {
 /// # Errors
 /// Only for values that cannot be JSON.
 pub fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    line(&serde_json::to_string_pretty(value)?);
+    line(&escaped(&serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// JSON says everything, so what a terminal would obey is escaped and not replaced. It can only stand inside of strings.
+fn escaped(json: &str) -> String {
+    let harmful = |c: char| c != '\n' && harmless::is_harmful(c);
+    let escape = |c: char| {
+        if harmful(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() }
+    };
+    if json.contains(harmful) { json.chars().map(escape).collect() } else { json.to_owned() }
 }
 
 /// A moment, in UTC, to the second.
@@ -53,4 +64,18 @@ pub fn moment_or(at: Option<OffsetDateTime>, missing: &str) -> String {
 /// A score that may be undefined.
 pub fn score(percent: Option<f64>) -> String {
     percent.map_or_else(|| "-".to_owned(), |p| format!("{p:.2} %"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_means_the_same_when_escaped() {
+        let value = serde_json::json!({"a": "x\u{9b}31m\u{202e}\u{7f}\n\u{1b}[0m \u{e4}"});
+        let text = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(!text.contains(|c: char| c != '\n' && harmless::is_harmful(c)), "{text:?}");
+        assert!(text.contains('\u{e4}'));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
 }

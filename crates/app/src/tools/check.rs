@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use openwatch_model::credential::{Secret, SudoMode};
-use openwatch_model::host::{HostKeyMode, KnownKey};
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::{Failure as ScanFailure, Measurement, Selection};
 use openwatch_model::score::Score;
 use openwatch_model::{Outcome, Severity, Status, Timestamp};
 use openwatch_pipeline::loaded::Loaded;
 use openwatch_pipeline::measure::{MeasureOptions, measure};
-use openwatch_remote::known_hosts::{KnownHosts, render};
 use openwatch_remote::{Connection, HostKeyPolicy, Limits, Target, Trust, connect, connect_through};
 use openwatch_rules::{Corpus, Variables, capability_names};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::known_hosts;
 use super::rules::tell_problems;
 use crate::cli::CheckArgs;
 use crate::client::credentials::{read_key, secret};
@@ -37,7 +35,7 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let selection = selection(&args, &corpus)?;
     let capabilities = capabilities(&args.capabilities)?;
     let secret = secrets(&args)?;
-    let (policy, known_hosts) = host_keys(&args, &target)?;
+    let policy = known_hosts::policy(&args.host_key, &target)?;
     let jump = jump(&args)?;
     crate::run::harden();
 
@@ -54,13 +52,13 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
                 let connection = connect(&first, &known, &limits, &cancel)
                     .await
                     .map_err(|error| refused(&error.at_jump()))?;
-                keep(&first, &connection, known_hosts.as_deref())?;
+                keep(&first, &connection)?;
                 let jump = connection.into_jump(secret).await.map_err(|error| refused(&error))?;
                 connect_through(&jump, &target, &policy, &limits, &cancel).await
             }
         }
         .map_err(|error| refused(&error))?;
-        keep(&target, &connection, known_hosts.as_deref())?;
+        keep(&target, &connection)?;
         let mut session = connection.login(&secret).await.map_err(|error| refused(&error))?;
         let sudo = args.sudo || args.sudo_password_file.is_some();
         let options = MeasureOptions {
@@ -111,7 +109,7 @@ fn jump(args: &CheckArgs) -> Result<Option<Jump>, Failure> {
     let Some(text) = &args.jump else { return Ok(None) };
     let target = jump_target(text)
         .ok_or_else(|| Failure::usage(format!("name the jump host as USER@HOST[:PORT], not `{text}`")))?;
-    let (policy, _) = host_keys(args, &target)?;
+    let policy = known_hosts::policy(&args.host_key, &target)?;
     if matches!(policy.trust, Trust::Pinned(_)) {
         let text =
             "a pinned fingerprint is that of the host; with -J put both keys into known_hosts, or use tofu";
@@ -151,12 +149,9 @@ fn jump_target(text: &str) -> Option<Target> {
     (!address.is_empty()).then_some(Target { address, port, user: user.to_owned() })
 }
 
-/// Remembers the key of a first contact, where that is wanted.
-fn keep(target: &Target, connection: &Connection, known_hosts: Option<&Path>) -> Result<(), Failure> {
-    match known_hosts {
-        Some(path) if connection.is_first_contact() => remember(path, target, connection.host_key()),
-        _ => Ok(()),
-    }
+/// Remembers the key of a first contact.
+fn keep(target: &Target, connection: &Connection) -> Result<(), Failure> {
+    if connection.is_first_contact() { known_hosts::remember(target, connection.host_key()) } else { Ok(()) }
 }
 
 fn corpus(args: &CheckArgs) -> Result<Corpus, Failure> {
@@ -235,44 +230,6 @@ fn secrets(args: &CheckArgs) -> Result<Secret, Failure> {
     it.password = secret(args.password_file.as_deref(), "login password")?;
     it.sudo_password = secret(args.sudo_password_file.as_deref(), "sudo password")?;
     Ok(it)
-}
-
-/// The policy, and the file to remember a first contact in.
-fn host_keys(args: &CheckArgs, target: &Target) -> Result<(HostKeyPolicy, Option<PathBuf>), Failure> {
-    let path = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"));
-    let text = match path.as_ref().map(std::fs::read_to_string) {
-        Some(Ok(text)) => text,
-        Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Failure::usage(format!("cannot read your known_hosts file: {error}")));
-        }
-        _ => String::new(),
-    };
-    let hosts = KnownHosts::parse(&text);
-    let lookup = hosts.lookup(&target.address, target.port);
-    let (trust, remember) = match args.host_key.as_str() {
-        "tofu" => (Trust::Mode(HostKeyMode::Tofu), path),
-        "require-known" => (Trust::Mode(HostKeyMode::RequireKnown), None),
-        pin if pin.starts_with("SHA256:") => (Trust::Pinned(pin.to_owned()), None),
-        other => {
-            let text = format!("--host-key is tofu, require-known or SHA256:..., not `{other}`");
-            return Err(Failure::usage(text));
-        }
-    };
-    Ok((HostKeyPolicy { trust, known: lookup.known, revoked: lookup.revoked }, remember))
-}
-
-/// Appends a key seen on first contact to the user's known_hosts.
-fn remember(path: &Path, target: &Target, key: &KnownKey) -> Result<(), Failure> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    if let Some(dir) = path.parent() {
-        crate::keydir::make_private_dir(dir)?;
-    }
-    let mut file = std::fs::File::options().append(true).create(true).mode(0o600).open(path)?;
-    file.lock()?;
-    writeln!(file, "{}", render(&target.address, target.port, key).trim_end())?;
-    eprintln!("openwatch: {} is now held to the key it showed ({})", target.address, path.display());
-    Ok(())
 }
 
 fn progress(json: bool) -> ProgressBar {

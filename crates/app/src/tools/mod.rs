@@ -3,6 +3,7 @@
 pub mod check;
 pub mod events;
 pub mod keys;
+mod known_hosts;
 pub mod policy;
 pub mod prepare;
 pub mod rules;

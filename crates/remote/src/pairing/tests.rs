@@ -317,3 +317,33 @@ proptest! {
         prop_assert_eq!(pairing.outstanding().count(), answers.len() - got.len());
     }
 }
+
+#[test]
+fn one_stream_may_not_run_ahead_for_ever() {
+    for stream in [Stream::Out, Stream::Err] {
+        let mut pairing = pairing(50);
+        let mut events = Vec::new();
+        let frames = |i: usize| match stream {
+            Stream::Out => format!("\n{N} B {i} -\n{}\n{N} E {i} 0 -\n", "x".repeat(1000)),
+            Stream::Err => format!("{}\n{N} E {i}\n", "x".repeat(1000)),
+        };
+        pairing.push(Stream::Out, format!("\n{N} H 1 - t\n").as_bytes(), &mut events).unwrap();
+        pairing.push(Stream::Err, format!("\n{N} H\n").as_bytes(), &mut events).unwrap();
+        for i in 0..10 {
+            pairing.push(stream, frames(i).as_bytes(), &mut events).unwrap();
+            assert_eq!(pairing.over(10_000), None, "{i}");
+        }
+        pairing.push(stream, frames(10).as_bytes(), &mut events).unwrap();
+        assert_eq!(pairing.over(10_000), Some(0), "the first that waits for its other half");
+        // The other halves free what they complete.
+        let other = if stream == Stream::Out { Stream::Err } else { Stream::Out };
+        for i in 0..11 {
+            let frames = match other {
+                Stream::Out => format!("\n{N} B {i} -\n\n{N} E {i} 0 -\n"),
+                Stream::Err => format!("\n{N} E {i}\n"),
+            };
+            pairing.push(other, frames.as_bytes(), &mut events).unwrap();
+        }
+        assert_eq!(pairing.over(0), None);
+    }
+}

@@ -97,7 +97,7 @@ async fn a_break_at_any_point_is_repaired_once() {
 async fn a_second_break_ends_it_without_inventing_answers() {
     proves("AC-04");
     let sshd = Options::new().start();
-    let (port, count) = cutting(sshd.port(), 6_000, 100, sshd.port()).await;
+    let (port, count) = cutting(sshd.port(), 12_000, 100, sshd.port()).await;
     let cancel = CancellationToken::new();
     let connection = connect(&target(port, sshd.user()), &known(&sshd), &Limits::default(), &cancel).await;
     let mut session = connection.expect("connects").login(&sshd.secret()).await.expect("logs in");

@@ -131,9 +131,11 @@ impl<'a> Board<'a> {
         done.lane = lane;
         let size = done.stdout.len() + done.stderr.len();
         let limit = self.plan.commands[index].limit;
-        // Only a command under `timeout` ends with these because of us, and only after its time.
-        let timed_out =
-            self.isolated[index] && matches!(done.exit, 124 | 137 | 143) && done.duration.max(seen) >= limit;
+        // Only a command under `timeout` ends with these because of us, and only after its time: nearly, for its beginning may
+        // have taken longer to reach us than its end.
+        let timed_out = self.isolated[index]
+            && matches!(done.exit, 124 | 137 | 143)
+            && done.duration.max(seen) >= limit.mul_f32(0.9);
         let observation = if timed_out {
             Observation::Lost(Lost::Timeout)
         } else if size > self.caps.check_bytes || self.kept.saturating_add(size) > self.caps.host_bytes {
@@ -271,7 +273,7 @@ mod tests {
         plan.commands.iter_mut().for_each(|c| c.isolate = true);
         let mut board = Board::new(&plan, Caps::default(), None);
         board.commit(0, answer(0, 124, 0, Duration::from_millis(20)), Duration::from_millis(20));
-        board.commit(0, answer(1, 143, 0, Duration::from_secs(10)), Duration::from_secs(10));
+        board.commit(0, answer(1, 143, 0, Duration::from_millis(9_900)), Duration::from_millis(9_900));
         let observations = board.into_observations();
         assert!(matches!(&observations[0], Observation::Done(d) if d.exit == 124));
         assert_eq!(observations[1], Observation::Lost(Lost::Timeout));

@@ -27,7 +27,7 @@ use crate::session::{RunOptions, Session, Shells};
 use crate::shell::NotOpen;
 
 /// Most that a last clearing away may take.
-pub(crate) const BURIAL: Duration = Duration::from_secs(3);
+pub(crate) const BURIAL: Duration = Duration::from_secs(10);
 /// Reconnects we bring about ourselves because the host has no slot left for a second execution.
 const FORCED: u32 = 10;
 

@@ -176,9 +176,9 @@ async fn a_timeout_of_another_kind_is_not_used() {
 /// Neither a shell nor an end: every execution goes through a `timeout` that hangs.
 #[tokio::test]
 async fn a_timeout_that_hangs_costs_the_batch_only() {
-    let (_dir, sshd) = with_programs(&[("timeout", "sleep 20")]);
+    let (_dir, sshd) = with_programs(&[("timeout", "sleep 40")]);
     let target = target(sshd.port(), sshd.user());
-    let limits = Limits { hello: Duration::from_secs(4), ..Limits::default() };
+    let limits = Limits { hello: Duration::from_secs(8), ..Limits::default() };
     let cancel = CancellationToken::new();
     let connection = connect(&target, &known(&sshd), &limits, &cancel).await.expect("connects");
     let mut session = connection.login(&sshd.secret()).await.expect("logs in");

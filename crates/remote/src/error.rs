@@ -114,6 +114,9 @@ pub enum RemoteError {
         /// What kind of trouble; never key material.
         detail: &'static str,
     },
+    /// The private key is encrypted and there is no passphrase.
+    #[error("read the private key of the credential: it is encrypted and the credential has no passphrase")]
+    PrivateKeyEncrypted,
     /// The private key is too weak to be used.
     #[error("use the private key of the credential: {detail}; replace it with an ed25519 key")]
     PrivateKeyWeak {
@@ -156,7 +159,7 @@ pub enum RemoteError {
     },
     /// sudo wants a password and the credential has none.
     #[error(
-        "become root on {peer}: sudo asks {user} for a password and the credential has none; store one or allow NOPASSWD"
+        "become root on {peer}: sudo asks {user} for a password and none was given; give one with the credential (`check`: --sudo-password-file) or allow NOPASSWD"
     )]
     SudoPasswordRequired {
         /// Address and port.
@@ -243,9 +246,10 @@ impl RemoteError {
             | Self::HostCertificate { .. }
             | Self::HostKeyWeakSignature { .. } => FailureReason::HostKeyMismatch,
             Self::NothingToOffer { .. } => FailureReason::NoCredential,
-            Self::PrivateKeyUnreadable { .. } | Self::PrivateKeyWeak { .. } | Self::AuthFailed { .. } => {
-                FailureReason::AuthFailed
-            }
+            Self::PrivateKeyUnreadable { .. }
+            | Self::PrivateKeyEncrypted
+            | Self::PrivateKeyWeak { .. }
+            | Self::AuthFailed { .. } => FailureReason::AuthFailed,
             Self::NoShell { .. } => FailureReason::NoShell,
             Self::SudoMissing { .. }
             | Self::SudoPasswordRequired { .. }

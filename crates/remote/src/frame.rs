@@ -219,6 +219,19 @@ impl Reader {
     }
 }
 
+/// For fuzzing: reads a stream in pieces of this many bytes, with the nonce `n` and so many commands announced, and
+/// tells what came of it.
+#[doc(hidden)]
+pub fn read_frames(out: bool, commands: usize, piece: usize, bytes: &[u8]) -> Vec<String> {
+    let stream = if out { Stream::Out } else { Stream::Err };
+    let mut reader = Reader::new(stream, &Nonce::of("n"));
+    (0..commands).for_each(|index| reader.expect(index));
+    let mut marks = Vec::new();
+    let garbled = bytes.chunks(piece).any(|piece| reader.push(piece, &mut marks).is_err());
+    let told = marks.iter().map(|mark| format!("{mark:?}"));
+    told.chain(garbled.then(|| "garbled".to_owned())).collect()
+}
+
 /// Decimal digits only: no sign but a leading minus where the type has one, no spaces.
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, Garbled> {
     if text.starts_with('+') {

@@ -36,6 +36,8 @@ mod wire;
 
 pub use connection::{Connection, Limits, Target, connect, connect_through};
 pub use error::RemoteError;
+#[doc(hidden)]
+pub use frame::read_frames;
 pub use host_key::{HostKeyPolicy, Trust, fingerprint};
 pub use jump::Jump;
 pub use private_key::inspect_key;

@@ -39,18 +39,16 @@ pub(crate) fn parse_key(text: &str, passphrase: Option<&str>) -> Result<PrivateK
     if text.contains("-----BEGIN DSA PRIVATE KEY-----") {
         return Err(RemoteError::PrivateKeyWeak { detail: "it is a DSA key".into() });
     }
-    let key = russh::keys::decode_secret_key(text, passphrase).map_err(|error| {
-        let detail = match (error, passphrase) {
-            (russh::keys::Error::KeyIsEncrypted, _) => "it is encrypted and the credential has no passphrase",
-            (_, Some(_)) => "it is damaged, of an unknown format, or the passphrase is wrong",
-            (_, None) => "it is damaged or of an unknown format",
-        };
-        RemoteError::PrivateKeyUnreadable { detail }
-    })?;
+    let unreadable = |detail| RemoteError::PrivateKeyUnreadable { detail };
+    let key =
+        russh::keys::decode_secret_key(text, passphrase).map_err(|error| match (error, passphrase) {
+            (russh::keys::Error::KeyIsEncrypted, _) => RemoteError::PrivateKeyEncrypted,
+            (_, Some(_)) => unreadable("it is damaged, of an unknown format, or the passphrase is wrong"),
+            (_, None) if is_public(text) => unreadable("it is the public half; the private one is needed"),
+            (_, None) => unreadable("it is damaged or of an unknown format"),
+        })?;
     if key.is_encrypted() {
-        return Err(RemoteError::PrivateKeyUnreadable {
-            detail: "it is encrypted and the credential has no passphrase",
-        });
+        return Err(RemoteError::PrivateKeyEncrypted);
     }
     match (key.algorithm(), bits(&key)) {
         (Algorithm::Dsa, _) => Err(RemoteError::PrivateKeyWeak { detail: "it is a DSA key".into() }),
@@ -62,6 +60,11 @@ pub(crate) fn parse_key(text: &str, passphrase: Option<&str>) -> Result<PrivateK
             Err(RemoteError::PrivateKeyUnreadable { detail: "it is of a kind that is not supported" })
         }
     }
+}
+
+/// The likeliest mistake: the file with `.pub` at its end.
+fn is_public(text: &str) -> bool {
+    ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"].iter().any(|start| text.trim_start().starts_with(start))
 }
 
 /// Size of a key of a supported kind.
@@ -86,6 +89,8 @@ mod tests {
     fn rubbish_is_refused_without_being_quoted() {
         let error = parse_key("hunter2 is not a key", None).unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
+        let error = parse_key("ssh-ed25519 AAAA hunter2", None).unwrap_err();
+        assert!(error.to_string().contains("public half") && !error.to_string().contains("hunter2"));
     }
 
     #[test]

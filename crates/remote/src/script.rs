@@ -18,7 +18,6 @@ impl Nonce {
         Some(Self(hex::encode(bytes)))
     }
 
-    #[cfg(test)]
     pub(crate) fn of(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -66,18 +65,20 @@ pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     let timeout = if lane.watchdog.is_some() { "'?'" } else { "t" };
     let mut text = format!(
         r#"set +xv 2>/dev/null; \unalias -a 2>/dev/null; unset -f printf read [ command eval kill wait umask 2>/dev/null; unset ENV BASH_ENV CDPATH; LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin
-_kn={nonce}; _kt={timeout}; _kd=; _kg=-
+_kn={nonce}; _kt={timeout}; _kd=; _kg=-; _kj=
+_kq(){{ [ -z "$_kj" ] || kill -9 -"$_kj" 2>/dev/null; [ -z "$_kd" ] || rm -rf "$_kd"; exit 143; }}
+trap _kq TERM HUP
 _ku(){{ read -r _kU _kx 2>/dev/null </proc/uptime || _kU=-; }}
 _kb(){{ _ku; printf '\n%s B %s %s\n' "$_kn" "$1" "$_kU"; }}
 _ke(){{ _ku; if [ "$2" = - ]; then printf '\n%s E %s %s %s\n' "$_kn" "$1" "$_kR" "$_kU"; else printf '\n%s E %s %s %s\n\n%s B %s %s\n' "$_kn" "$1" "$_kR" "$_kU" "$_kn" "$2" "$_kU"; fi; printf '\n%s E %s\n' "$_kn" "$1" >&2; }}
 _kr(){{ {{ ( _kc=$3; unset _kn; set --; eval "$_kc" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null; _ke "$1" "$2"; }}
-_ks(){{ [ -z "$_kd" ] || return 0; for _kx in /dev/shm "/run/user/$(id -u)" "${{TMPDIR:-/tmp}}" /tmp; do if mkdir -m 700 "$_kx/{spool}" 2>/dev/null; then if (printf x >"$_kx/{spool}/o") 2>/dev/null; then _kd=$_kx/{spool}; trap 'rm -rf "$_kd"' EXIT; trap 'rm -rf "$_kd"; exit 143' TERM HUP; return 0; fi; rm -rf "$_kx/{spool}"; fi; done; return 1; }}
+_ks(){{ [ -z "$_kd" ] || return 0; for _kx in /dev/shm "/run/user/$(id -u)" "${{TMPDIR:-/tmp}}" /tmp; do if mkdir -m 700 "$_kx/{spool}" 2>/dev/null; then if (printf x >"$_kx/{spool}/o") 2>/dev/null; then _kd=$_kx/{spool}; trap 'rm -rf "$_kd"' EXIT; return 0; fi; rm -rf "$_kx/{spool}"; fi; done; return 1; }}
 _kf(){{ {{ printf x >"$_kd/f" && : >"$_kd/f"; }} 2>/dev/null || exit 1; }}
 _kh(){{ [ -s "$1" ] || return 0; head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/dev/null || cat "$1" 2>/dev/null || exit 1; }}
 _ki(){{ if [ "$_kt" = '?' ]; then if timeout -k 1 9 true; then _kt=t; else _kt=; fi </dev/null >/dev/null 2>&1; fi
 if [ -z "$_kt" ]; then {{ ( unset _kn; exec /bin/sh -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
-elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
-else ( unset _kn; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null & _kp=$!; {{ wait "$_kp"; _kR=$?; kill -9 -"$_kp"; }} 2>/dev/null; fi; _ke "$1" "$2"; }}
+elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
+else ( unset _kn; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null & _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; fi; _ke "$1" "$2"; }}
 _kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
 "#
     );
@@ -103,7 +104,11 @@ printf '\n%s H 1 %s %s\n' "$_kn" "$_kg" "$_kt"; printf '\n%s H\n' "$_kn" >&2
 
 fn bury(text: &mut String, remains: &Remains) {
     if let Some(group) = remains.group {
-        let _ = writeln!(text, "kill -9 -{group} 2>/dev/null");
+        // Told first: a command with a time limit is in a group of its own, which the lane's shell takes down with it.
+        let _ = writeln!(
+            text,
+            "kill -TERM -{group} 2>/dev/null && {{ sleep 0.1 2>/dev/null || sleep 1; kill -9 -{group} 2>/dev/null; }}"
+        );
     }
     let spool = &remains.spool;
     let _ = writeln!(

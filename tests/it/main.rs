@@ -16,6 +16,7 @@ mod compose;
 mod credentials;
 mod drift;
 mod executor;
+mod fuzz;
 mod gentle;
 mod host_keys;
 mod jump;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use openwatch_model::harmless;
+use crate::client::table;
 
 /// Usage or configuration.
 pub const USAGE: u8 = 64;
@@ -43,7 +43,7 @@ impl Failure {
     /// Prints the error and gives the code.
     pub fn report(&self) -> ExitCode {
         // It may quote a host or a server.
-        eprintln!("openwatch: {}", harmless::lines(&format!("{:#}", self.error)));
+        table::tell(&format!("openwatch: {:#}", self.error));
         ExitCode::from(self.code)
     }
 }

@@ -10,6 +10,7 @@ use crate::facts::{self, Facts};
 use crate::file::{CorpusFile, Problem, digest, position};
 use crate::plan::{self, CheckPlan};
 use crate::rule::{Rule, decode};
+use crate::select;
 use crate::variables::{Filled, Variables, fill, read_corpus_defaults};
 use crate::yaml::{Fault, parse};
 
@@ -134,6 +135,11 @@ impl Corpus {
     /// One rule that can be measured.
     pub fn rule(&self, id: &str) -> Option<&Rule> {
         self.rules.get(id)
+    }
+
+    /// The rules a selection asks for, by id, whatever the host.
+    pub fn selected<'a>(&'a self, selection: &'a Selection) -> impl Iterator<Item = &'a Rule> {
+        self.rules().filter(|rule| select::asked_rule(selection, rule))
     }
 
     /// Every rule that cannot be measured, by id.

@@ -17,6 +17,7 @@ mod framework;
 mod judge;
 mod lint;
 mod method;
+mod nearest;
 mod order;
 mod plan;
 mod platform;
@@ -32,10 +33,11 @@ pub use facts::{Facts, facts, probe_plan};
 pub use file::{CorpusFile, Problem, ReadError, read_dir};
 pub use judge::Judged;
 pub use lint::{Finding, Level, lint};
+pub use nearest::{did_you_mean, nearest};
 pub use plan::{CheckPlan, PlannedRule};
 pub use probes::capability_names;
 pub use rule::{Check, Implementation, Leaf, PlatformSpec, Rule, Value, When};
-pub use variables::{Builtin, VariableError, VariableKind, Variables, builtin_variables};
+pub use variables::{Builtin, VariableError, VariableKind, Variables, builtin_variables, template_names};
 
 /// Names the meaning of rules: it changes when the same rules and observations could give another verdict, so that
 /// a scan by a newer engine is never mistaken for "nothing changed".

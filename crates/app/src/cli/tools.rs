@@ -110,11 +110,11 @@ pub struct CheckArgs {
     /// SSH port
     #[arg(long, short = 'p', default_value_t = 22)]
     pub port: u16,
-    /// Private key file
+    /// Private key file; without it and a password file, ~/.ssh/id_ed25519, id_ecdsa or id_rsa
     #[arg(long, short = 'i')]
     pub key: Option<PathBuf>,
-    /// File with the key's passphrase
-    #[arg(long, requires = "key")]
+    /// File with the key's passphrase; `-` asks at the terminal
+    #[arg(long)]
     pub passphrase_file: Option<PathBuf>,
     /// File with the login password; `-` asks at the terminal
     #[arg(long)]
@@ -134,7 +134,7 @@ pub struct CheckArgs {
     /// Rule directory; the corpus in the binary when absent
     #[arg(long)]
     pub rules: Option<PathBuf>,
-    /// Only rules of this framework
+    /// Only rules of this framework, such as `cis_debian12`, or of a family, such as `cis`
     #[arg(long)]
     pub framework: Option<String>,
     /// Only rules of this severity; repeatable
@@ -149,7 +149,7 @@ pub struct CheckArgs {
     /// Become root with sudo and the password in this file; `-` asks at the terminal
     #[arg(long)]
     pub sudo_password_file: Option<PathBuf>,
-    /// Host key: `tofu`, `require-known` (your known_hosts file), or a fingerprint `SHA256:...`
+    /// Host key: `require-known` (on record in known_hosts), `tofu` (accept the first and remember it), or `SHA256:...`
     #[arg(long, default_value = "require-known")]
     pub host_key: String,
     /// Variable KEY=VALUE; repeatable
@@ -172,23 +172,16 @@ pub struct CheckArgs {
 /// Rules.
 #[derive(Debug, Subcommand)]
 pub enum RulesCommand {
-    /// Check every rule file of a directory
+    /// Check every rule file of a directory, or one file. Ends in 1 on errors, in 0 on advice alone
     Lint {
-        /// Rule directory; the corpus in the binary when absent
+        /// Rule directory or file; the corpus in the binary when absent
         dir: Option<PathBuf>,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// List rules
-    List {
-        /// Rule directory; the corpus in the binary when absent
-        #[arg(long)]
-        rules: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    List(RulesListArgs),
     /// Show one rule
     Show {
         /// Rule id
@@ -201,20 +194,7 @@ pub enum RulesCommand {
         json: bool,
     },
     /// Show what would run on a platform, and which rules share it
-    Plan {
-        /// Platform, such as `debian 12` or `rhel 9.4`
-        #[arg(long)]
-        platform: String,
-        /// Capability taken as present; repeatable
-        #[arg(long = "capability")]
-        capabilities: Vec<String>,
-        /// Rule directory; the corpus in the binary when absent
-        #[arg(long)]
-        rules: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Plan(RulesPlanArgs),
     /// Sign a corpus and put it where workers fetch it
     Publish {
         /// Rule directory; the corpus in the binary when absent
@@ -226,6 +206,55 @@ pub enum RulesCommand {
         #[command(flatten)]
         keys: KeyArgs,
     },
+}
+
+/// Options of `rules list`.
+#[derive(Debug, Args)]
+pub struct RulesListArgs {
+    /// Only rules of this framework, such as `cis_debian12`, or of a family, such as `cis`
+    #[arg(long)]
+    pub framework: Option<String>,
+    /// Only rules of this severity; repeatable
+    #[arg(long = "severity")]
+    pub severities: Vec<String>,
+    /// Only rules of this category
+    #[arg(long)]
+    pub category: Option<String>,
+    /// Only rules with this tag
+    #[arg(long)]
+    pub tag: Option<String>,
+    /// Only rules for this platform, such as `debian 12`
+    #[arg(long)]
+    pub platform: Option<String>,
+    /// Rule directory; the corpus in the binary when absent
+    #[arg(long)]
+    pub rules: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `rules plan`.
+#[derive(Debug, Args)]
+pub struct RulesPlanArgs {
+    /// Platform, such as `debian 12` or `rhel 9.4`
+    #[arg(long)]
+    pub platform: String,
+    /// Capability taken as present; repeatable
+    #[arg(long = "capability")]
+    pub capabilities: Vec<String>,
+    /// Only rules of this framework
+    #[arg(long)]
+    pub framework: Option<String>,
+    /// Only this rule; repeatable
+    #[arg(long = "rule")]
+    pub rule_ids: Vec<String>,
+    /// Rule directory; the corpus in the binary when absent
+    #[arg(long)]
+    pub rules: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Policies.

@@ -32,6 +32,26 @@ pub fn line(text: &str) {
     let _ = writeln!(std::io::stdout(), "{}", harmless::lines(text));
 }
 
+/// Says something beside the output, on standard error; a host's own words may be in it.
+pub fn tell(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{}", harmless::lines(text));
+}
+
+/// `1 lane`, `2 lanes`.
+pub fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The first so many characters on one line, with a mark where there were more.
+pub fn short(text: &str, most: usize) -> String {
+    let text = text.replace('\n', " ");
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
 /// Prints JSON, indented.
 ///
 /// # Errors
@@ -77,5 +97,12 @@ mod tests {
         assert!(!text.contains(|c: char| c != '\n' && harmless::is_harmful(c)), "{text:?}");
         assert!(text.contains('\u{e4}'));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+    }
+
+    #[test]
+    fn few_words_say_how_many() {
+        assert_eq!(short("äöü\nx", 3), "äöü…");
+        assert_eq!(short("äöü", 3), "äöü");
+        assert_eq!((count(1, "lane"), count(0, "lane")), ("1 lane".into(), "0 lanes".into()));
     }
 }

@@ -10,6 +10,7 @@ use openwatch_model::host::{HostKeyMode, KnownKey};
 use openwatch_remote::known_hosts::{KnownHosts, Lookup, render};
 use openwatch_remote::{HostKeyPolicy, Target, Trust, fingerprint};
 
+use crate::client::table;
 use crate::exit::Failure;
 
 /// Keys that an administrator has recorded, or revoked, for everybody on this machine.
@@ -23,9 +24,12 @@ pub(super) fn policy(word: &str, target: &Target) -> Result<HostKeyPolicy, Failu
     let trust = match word {
         "tofu" => Trust::Mode(HostKeyMode::Tofu),
         "require-known" => Trust::Mode(HostKeyMode::RequireKnown),
-        pin if pin.starts_with("SHA256:") => Trust::Pinned(pin.to_owned()),
+        pin if is_fingerprint(pin) => Trust::Pinned(pin.to_owned()),
         other => {
-            let text = format!("--host-key is tofu, require-known or SHA256:..., not `{other}`");
+            let text = format!(
+                "--host-key is tofu, require-known or a fingerprint as `ssh-keygen -l` prints it (SHA256: and 43 \
+                 characters), not `{other}`"
+            );
             return Err(Failure::usage(text));
         }
     };
@@ -33,7 +37,7 @@ pub(super) fn policy(word: &str, target: &Target) -> Result<HostKeyPolicy, Failu
     for path in own_file().into_iter().chain([PathBuf::from(OF_THE_MACHINE)]) {
         let hosts = KnownHosts::parse(&read(&path)?);
         for bad in hosts.unreadable() {
-            eprintln!("openwatch: {}, {bad}: skipped", path.display());
+            table::tell(&format!("openwatch: {}, {bad}: skipped", path.display()));
         }
         let lookup = hosts.lookup(&target.address, target.port);
         found.known.extend(lookup.known);
@@ -84,11 +88,23 @@ pub(super) fn remember(target: &Target, key: &KnownKey) -> Result<(), Failure> {
     // Somebody's editor may have left the last line open.
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     file.write_all(format!("{gap}{}\n", line.trim_end()).as_bytes()).map_err(cannot)?;
-    eprintln!("openwatch: {} is now held to the key it showed, {shown} ({})", target.address, path.display());
+    table::tell(&format!(
+        "openwatch: {} is now held to the key it showed, {shown} ({})",
+        target.address,
+        path.display()
+    ));
     Ok(())
 }
 
-fn own_file() -> Option<PathBuf> {
+/// 256 bits in base64, with or without the padding.
+fn is_fingerprint(text: &str) -> bool {
+    let digits = text.strip_prefix("SHA256:").map(|rest| rest.trim_end_matches('='));
+    digits.is_some_and(|d| {
+        d.len() == 43 && d.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/'))
+    })
+}
+
+pub(super) fn own_file() -> Option<PathBuf> {
     std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".ssh/known_hosts"))
 }
 
@@ -98,5 +114,19 @@ fn read(path: &Path) -> Result<String, Failure> {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(Failure::usage(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints() {
+        let good = "SHA256:h7W1ENkWsZJ6GFyQyQ0gahQEIWMfUi0RaZpPgHODxls";
+        assert!(is_fingerprint(good) && is_fingerprint(&format!("{good}=")));
+        for bad in ["SHA256:", "SHA256:AAAA", "MD5:aa:bb", &good.to_lowercase()] {
+            assert!(!is_fingerprint(bad), "{bad}");
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! Check blocks against the contracts of their methods: a parameter that nobody reads is a question nobody asks.
 
 use super::Report;
-use crate::method::{self, Contract, Stop};
+use crate::method::{self, CONTRACTS, Contract, Stop};
+use crate::nearest::nearest;
 use crate::rule::{Leaf, Rule, Value};
 
 pub(super) fn check(rule: &Rule, report: &mut Report<'_>) {
     for implementation in &rule.implementations {
         match &implementation.check {
-            None => report.error(implementation.at, "E010", "the implementation has no check", ""),
+            None => {
+                let hint = "add check: with a method; the rule would end in error";
+                report.error(implementation.at, "E010", "the implementation has no check", hint);
+            }
             Some(check) => check.leaves().for_each(|leaf| check_leaf(leaf, report)),
         }
     }
@@ -21,24 +25,37 @@ fn check_leaf(leaf: &Leaf, report: &mut Report<'_>) {
         } else {
             format!("there is no method {method:?}")
         };
-        report.error(leaf.at, "E010", message, "");
+        let near = nearest(method, CONTRACTS.iter().map(|contract| contract.method));
+        let hint = near.map_or_else(
+            || "the methods are listed in specs/schemas/rule.json".to_owned(),
+            |near| format!("did you mean {near}?"),
+        );
+        report.error(leaf.at, "E010", message, &hint);
         return;
     };
     let mut complete = true;
     for name in contract.required.iter().filter(|name| !leaf.params.contains_key(**name)) {
         complete = false;
-        report.error(leaf.at, "E010", format!("{method} wants {name}"), "");
+        report.error(leaf.at, "E010", format!("{method} wants {name}"), &format!("add {name}: to the check"));
     }
     if !contract.one_of.is_empty() && !contract.one_of.iter().any(|name| leaf.params.contains_key(*name)) {
         complete = false;
-        report.error(leaf.at, "E010", format!("{method} wants one of {}", contract.one_of.join(", ")), "");
+        report.error(
+            leaf.at,
+            "E010",
+            format!("{method} wants one of {}", contract.one_of.join(", ")),
+            "add one of them to the check",
+        );
     }
     for name in leaf.params.keys().filter(|name| !contract.knows(name)) {
         report.error(
             leaf.place(name),
             "E010",
             format!("{method} does not read {name}"),
-            "check its spelling",
+            &match nearest(name, contract.params()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("it reads {}", contract.params().collect::<Vec<_>>().join(", ")),
+            },
         );
     }
     for (name, words) in contract.words {

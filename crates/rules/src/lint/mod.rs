@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::corpus::{Corpus, is_defaults, read_rule};
 use crate::file::{CorpusFile, position};
+use crate::nearest::nearest;
 use crate::order::order;
 use crate::rule::Rule;
 use crate::variables::{Filled, Variables};
@@ -81,7 +82,7 @@ fn check_relations(corpus: &Corpus, places: &RelationPlaces<'_>, findings: &mut 
     let order = order(corpus.rules());
     for rule in corpus.rules() {
         let Some((file, depends, conflicts, supersedes)) = places.get(&rule.id) else { continue };
-        let mut told = |at: usize, code, level, message: String| {
+        let mut told = |at: usize, code, level, message: String, hint: &str| {
             let (line, column) = position(&file.text, at);
             findings.push(Finding {
                 path: file.path.clone(),
@@ -89,7 +90,7 @@ fn check_relations(corpus: &Corpus, places: &RelationPlaces<'_>, findings: &mut 
                 column,
                 code,
                 message,
-                hint: None,
+                hint: Some(hint.to_owned()),
                 level,
             });
         };
@@ -99,14 +100,25 @@ fn check_relations(corpus: &Corpus, places: &RelationPlaces<'_>, findings: &mut 
                 "E015",
                 Level::Error,
                 "the rule is in a dependency cycle, or depends on one".into(),
+                "it would be skipped on every host; drop one depends_on of the cycle",
             );
         }
         for (at, ids) in
             [(depends, &rule.depends_on), (conflicts, &rule.conflicts_with), (supersedes, &rule.supersedes)]
         {
             for id in ids.iter().filter(|id| corpus.rule(id).is_none()) {
-                told(*at, "W103", Level::Advice, format!("there is no rule {id} in this corpus"));
+                let near = nearest(id, corpus.rules().map(|rule| rule.id.as_str()));
+                let hint = match near {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => "drop the name, or add the rule".into(),
+                };
+                told(*at, "W103", Level::Advice, format!("there is no rule {id} in this corpus"), &hint);
             }
+        }
+        for (one, other) in order.conflicts.iter().filter(|(one, _)| *one == rule.id) {
+            let at = if rule.conflicts_with.iter().any(|id| id == other) { *conflicts } else { 0 };
+            let message = format!("{one} and {other} contradict each other, and both are measured");
+            told(at, "W104", Level::Advice, message, "let one supersede the other, or gate them apart");
         }
     }
 }

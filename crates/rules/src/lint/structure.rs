@@ -3,6 +3,7 @@
 use openwatch_model::outcome::Severity;
 
 use super::{Report, key_place};
+use crate::nearest::nearest;
 use crate::probes;
 use crate::rule::{Rule, When};
 
@@ -18,13 +19,25 @@ pub(super) fn check(rule: &Rule, report: &mut Report<'_>) {
         ("category", &rule.category),
     ] {
         if value.trim().is_empty() {
-            report.error(key_place(rule, name), "E001", format!("the rule has no {name}"), "");
+            report.error(
+                key_place(rule, name),
+                "E001",
+                format!("the rule has no {name}"),
+                &format!("write a `{name}:` line; people read it in reports"),
+            );
         }
     }
     let words = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
     if !rule.severity_text.is_empty() && !words.iter().any(|word| word.as_str() == rule.severity_text) {
         let message = format!("there is no severity {:?}", rule.severity_text);
         report.error(key_place(rule, "severity"), "E002", message, "one of low, medium, high, critical");
+    }
+    for (key, at, known) in &rule.places.unread {
+        let hint = match nearest(key, known.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("read are {}", known.join(", ")),
+        };
+        report.advice(*at, "W105", format!("nobody reads the key {key}"), &hint);
     }
     check_file_name(rule, report);
     check_implementations(rule, report);
@@ -56,7 +69,7 @@ fn check_file_name(rule: &Rule, report: &mut Report<'_>) {
 fn check_implementations(rule: &Rule, report: &mut Report<'_>) {
     let at = key_place(rule, "implementations");
     if rule.implementations.is_empty() {
-        report.error(at, "E003", "the rule has no implementation", "");
+        report.error(at, "E003", "the rule has no implementation", "list at least one, with a check");
         return;
     }
     let defaults = rule.implementations.iter().filter(|i| i.default).count();
@@ -78,7 +91,12 @@ fn check_implementations(rule: &Rule, report: &mut Report<'_>) {
         }
         for name in implementation.when.names().into_iter().filter(|name| !probes::is_known(name)) {
             let message = format!("there is no capability {name:?}");
-            report.error(implementation.at, "E008", message, "the gate would never hold");
+            let near = nearest(name, probes::capability_names());
+            let hint = match near {
+                Some(near) => format!("the gate would never hold; did you mean {near}?"),
+                None => "the gate would never hold".into(),
+            };
+            report.error(implementation.at, "E008", message, &hint);
         }
         let transactional = implementation.mechanisms.iter().filter(|_| rule.transactional);
         for (mechanism, at) in transactional.filter(|(name, _)| NOT_UNDOABLE.contains(&name.as_str())) {

@@ -90,6 +90,9 @@ fn every_constraint_is_told_by_its_code() {
         ),
         ("test -e /x", "if a; then b; fi; [ $? = 1 ]", "W101"),
         ("test -e /x", "echo x; exit 0", "W102"),
+        ("platforms:", "platfroms:", "W105"),
+        ("when: apt", "wehn: apt", "W105"),
+        ("min_version: 12", "min_vresion: 12", "W105"),
     ];
     for (replace, with, code) in cases {
         assert!(codes(replace, with).contains(&code), "{with}: {:?} lacks {code}", codes(replace, with));
@@ -105,6 +108,29 @@ fn a_finding_has_its_place_and_two_files_with_one_id_are_told() {
     let twice = lint(&[file("demo/good.yml", GOOD), file("other/demo/good.yml", GOOD)]);
     assert_eq!(twice.len(), 1);
     assert!(twice[0].path == "demo/good.yml" && twice[0].message.contains("other/demo/good.yml"));
+}
+
+#[test]
+fn every_finding_has_a_hint_and_a_near_miss_is_named() {
+    for (replace, with, hint) in [
+        ("method: command", "method: comand", "did you mean command?"),
+        ("key: a.b", "key: a.b, comparater: '=='", "did you mean comparator?"),
+        ("when: apt", "when: atp", "did you mean apt?"),
+        ("platforms:", "platfroms:", "did you mean platforms?"),
+        ("title: t\n", "", "`title:`"),
+    ] {
+        let findings = lint(&[file("demo/good.yml", &GOOD.replace(replace, with))]);
+        assert!(findings.iter().all(|f| f.hint.is_some()), "{findings:#?}");
+        assert!(findings.iter().any(|f| f.hint.as_ref().unwrap().contains(hint)), "{findings:#?}");
+    }
+}
+
+#[test]
+fn two_rules_that_contradict_each_other_are_told_once() {
+    let other = GOOD.replace("id: good", "id: other");
+    let rule = GOOD.replace("severity: low", "severity: low\nconflicts_with: [other]");
+    let findings = lint(&[file("demo/good.yml", &rule), file("demo/other.yml", &other)]);
+    assert_eq!(findings.iter().map(|f| (f.code, f.line)).collect::<Vec<_>>(), [("W104", 6)]);
 }
 
 #[test]

@@ -81,8 +81,13 @@ impl Contract {
         CONTRACTS.iter().find(|contract| contract.method == method)
     }
 
+    /// Every parameter it reads.
+    pub(crate) fn params(&self) -> impl Iterator<Item = &'static str> {
+        [self.required, self.one_of, self.optional].into_iter().flatten().copied()
+    }
+
     pub(crate) fn knows(&self, param: &str) -> bool {
-        [self.required, self.one_of, self.optional].iter().any(|names| names.contains(&param))
+        self.params().any(|name| name == param)
     }
 }
 

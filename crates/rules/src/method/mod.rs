@@ -23,7 +23,7 @@ mod testing;
 use openwatch_model::Status;
 
 pub(crate) use answers::{Answer, Answers, LostStep, text as answer_text};
-pub(crate) use contract::Contract;
+pub(crate) use contract::{CONTRACTS, Contract};
 pub(crate) use package_query::package_query;
 
 use crate::rule::{Leaf, Value};

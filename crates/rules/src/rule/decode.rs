@@ -8,6 +8,25 @@ use crate::yaml::{Fault, Kind, Node, Scalar};
 
 type Entries = [(Node, Node)];
 
+const RULE_KEYS: &[&str] = &[
+    "id",
+    "title",
+    "description",
+    "rationale",
+    "severity",
+    "category",
+    "tags",
+    "references",
+    "platforms",
+    "implementations",
+    "depends_on",
+    "conflicts_with",
+    "supersedes",
+    "transactional",
+];
+const PLATFORM_KEYS: &[&str] = &["family", "min_version", "max_version", "derivatives"];
+const IMPLEMENTATION_KEYS: &[&str] = &["when", "default", "check", "remediation"];
+
 /// Decodes a document. Unknown keys are ignored; a known key of another type is a fault.
 pub(crate) fn decode(document: &Node, path: &str) -> Result<Rule, Vec<Fault>> {
     let Kind::Map(top) = &document.kind else {
@@ -40,6 +59,7 @@ pub(crate) fn decode(document: &Node, path: &str) -> Result<Rule, Vec<Fault>> {
             empty_references: references
                 .map(|node| framework::empty(entries(node, "references", &mut Vec::new())))
                 .unwrap_or_default(),
+            unread: unread(top),
         },
     };
     if rule.id.is_empty() && f.is_empty() {
@@ -49,6 +69,26 @@ pub(crate) fn decode(document: &Node, path: &str) -> Result<Rule, Vec<Fault>> {
         f.push(Fault::new(at, "a rule id holds no blanks or control characters and is at most 255 bytes"));
     }
     if faults.is_empty() { Ok(rule) } else { Err(faults) }
+}
+
+/// Keys that are ignored: a misspelt `platforms` makes a rule one for every host.
+fn unread(top: &Entries) -> Vec<(String, usize, &'static [&'static str])> {
+    let mut found = Vec::new();
+    let mut look = |map: &Entries, known: &'static [&'static str]| {
+        let keys = map.iter().filter_map(|(key, _)| Some((key.text()?, key.at)));
+        found
+            .extend(keys.filter(|(key, _)| !known.contains(&key.as_str())).map(|(key, at)| (key, at, known)));
+    };
+    look(top, RULE_KEYS);
+    for (name, known) in [("platforms", PLATFORM_KEYS), ("implementations", IMPLEMENTATION_KEYS)] {
+        let Some(Node { kind: Kind::List(items), .. }) = find(top, name) else { continue };
+        for item in items {
+            if let Kind::Map(map) = &item.kind {
+                look(map, known);
+            }
+        }
+    }
+    found
 }
 
 fn find<'a>(map: &'a Entries, name: &str) -> Option<&'a Node> {

@@ -7,6 +7,7 @@ mod when;
 
 use std::collections::BTreeMap;
 
+use openwatch_model::host::Platform;
 use openwatch_model::outcome::{FrameworkRefs, Severity};
 
 pub use check::{Check, Leaf};
@@ -14,6 +15,8 @@ pub use value::Value;
 pub use when::When;
 
 pub(crate) use decode::decode;
+
+use crate::platform;
 
 /// One thing to measure.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,12 +87,24 @@ pub struct Implementation {
 pub(crate) struct Places {
     pub(crate) keys: BTreeMap<String, usize>,
     pub(crate) empty_references: Vec<(String, usize)>,
+    /// Keys that nobody reads, with the place and the keys that are read there.
+    pub(crate) unread: Vec<(String, usize, &'static [&'static str])>,
 }
 
 impl Rule {
     /// Its severity, where it is one of the four words.
     pub fn severity(&self) -> Option<Severity> {
         Severity::parse(&self.severity_text)
+    }
+
+    /// Its platforms in words: `rhel 8-9, ubuntu >=22`; empty when it is for all.
+    pub fn targets(&self) -> String {
+        platform::targets(&self.platforms)
+    }
+
+    /// Whether it is for this platform; a platform of unknown family is never told off.
+    pub fn is_for(&self, host: &Platform) -> bool {
+        platform::applies(&self.platforms, host)
     }
 
     /// Every leaf check of every implementation, in order.

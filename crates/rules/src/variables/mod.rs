@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub use defaults::{Builtin, builtin_variables};
 
 pub(crate) use corpus_defaults::read as read_corpus_defaults;
+pub use template::template_names;
 pub(crate) use template::{Filled, fill};
 
 /// What a variable's value has to look like.

@@ -1,6 +1,6 @@
 //! `{{ name }}` in rule text: a purely textual splice, done before the text is read as YAML.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Text with its variables filled in, which still knows where each piece came from.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ pub(crate) fn fill<'v>(text: &str, value_of: impl Fn(&str) -> Option<&'v str>) -
 
 /// What may stand around a name. A no-break space is none of these.
 const BLANKS: [char; 5] = [' ', '\t', '\n', '\r', '\u{c}'];
+
+/// Every name that a template in the text mentions.
+pub fn template_names(text: &str) -> BTreeSet<String> {
+    fill(text, |_| None).undefined.into_keys().collect()
+}
 
 /// The name in a template that opens at `open`, and where the template ends.
 fn template(text: &str, open: usize) -> Option<(&str, usize)> {

@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-long check specs up bench bench-scan setup help
+.PHONY: demo fuzz test test-long check specs up bench bench-scan setup help
 
 demo: setup ## fetch what is missing, build, run a whole stack in a fresh directory and scan a real host
 	$(CARGO) build --release --locked --bin openwatch
@@ -19,6 +19,11 @@ test: setup ## build and run all tests, with real servers; quick ones only
 
 test-long: setup ## the same with the slow matrices (OPENWATCH_LONG=1)
 	OPENWATCH_LONG=1 scripts/run-tests
+
+fuzz: ## every fuzz target for SECONDS (60) each; needs cargo-fuzz (cargo install cargo-fuzz), no nightly
+	@for target in $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs))); do \
+		mkdir -p fuzz/corpus/$$target && (cd fuzz && RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none $$target corpus/$$target seeds/$$target -- \
+			-max_total_time=$(or $(SECONDS),60)) || exit 1; done
 
 check: ## what needs no server: format, clippy, docs, licences and arrows, specs against test sources
 	$(CARGO) fmt --all --check

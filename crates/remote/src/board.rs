@@ -29,6 +29,8 @@ pub(crate) struct Board<'a> {
     on_observation: Option<&'a OnObservation<'a>>,
     observations: Vec<Option<Observation>>,
     isolated: Vec<bool>,
+    /// Was underway when a connection went.
+    suspected: Vec<bool>,
     queue: VecDeque<usize>,
     kept: usize,
     aborts: u32,
@@ -52,6 +54,7 @@ impl<'a> Board<'a> {
             on_observation,
             observations: vec![None; plan.commands.len()],
             isolated: plan.commands.iter().map(|c| c.isolate).collect(),
+            suspected: vec![false; plan.commands.len()],
             queue: VecDeque::new(),
             kept: 0,
             aborts: 0,
@@ -118,10 +121,23 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// The connection went while this command ran: it may be why. Alone and last.
-    pub(crate) fn suspect(&mut self, index: usize) {
-        self.isolated[index] = true;
-        self.queue.push_back(index);
+    /// The connection went while these were underway, and one of them may be why. Each gets one more chance, isolated and
+    /// last. One that had it and was `alone` this time is why.
+    pub(crate) fn suspect(&mut self, indices: impl Iterator<Item = usize>, alone: bool) {
+        for index in indices {
+            if alone && self.suspected[index] {
+                self.settle(index, Observation::Lost(Lost::Connection));
+            } else {
+                self.suspected[index] = true;
+                self.isolated[index] = true;
+                self.queue.push_back(index);
+            }
+        }
+    }
+
+    /// Whether nothing is left but commands of which one breaks connections.
+    pub(crate) fn only_suspects(&self) -> bool {
+        self.queue.iter().all(|index| self.suspected[*index])
     }
 
     /// A complete answer.

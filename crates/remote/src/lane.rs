@@ -215,11 +215,8 @@ impl Driver<'_, '_, '_> {
                     (End::Aborted, signal)
                 }
                 Outcome::Gone => {
-                    let running = self.running.map(|(index, ..)| index);
-                    board.give_back(left.into_iter().filter(|i| Some(*i) != running));
-                    if let Some(index) = running {
-                        board.suspect(index);
-                    }
+                    // What was on its way here is lost too, so that any of them may have been running.
+                    board.suspect(left.into_iter(), lane.alone);
                     board.unburied.push(remains);
                     (End::Gone, false)
                 }

@@ -67,6 +67,8 @@ pub(crate) struct Lane {
     pub(crate) remains: Remains,
     /// Whether the last frame has been asked for.
     pub(crate) closing: bool,
+    /// Whether nothing else of ours runs on the host.
+    pub(crate) alone: bool,
 }
 
 impl Pass<'_, '_> {
@@ -139,13 +141,19 @@ impl Pass<'_, '_> {
                     board.greeted = board.greeted.max(number + 1);
                     board.hellos += 1;
                 }
-                Ok(Lane { number, shell, turns, remains, closing })
+                let alone = matches!(mode, Mode::Single { .. });
+                Ok(Lane { number, shell, turns, remains, closing, alone })
             }
             Err(why) => {
                 if matches!(why, NotOpen::NoSlot) {
                     board.executions -= 1;
                 }
-                board.give_back(turns.iter().map(|t| t.index));
+                let indices = turns.iter().map(|t| t.index);
+                match why {
+                    // The shell may have got as far as its commands without our hearing of it.
+                    NotOpen::Gone => board.suspect(indices, matches!(mode, Mode::Single { .. })),
+                    _ => board.give_back(indices),
+                }
                 board.unburied.extend(bury);
                 Err(why)
             }

@@ -30,6 +30,9 @@ use crate::shell::NotOpen;
 pub(crate) const BURIAL: Duration = Duration::from_secs(10);
 /// Reconnects we bring about ourselves because the host has no slot left for a second execution.
 const FORCED: u32 = 10;
+/// Connections that may go before a host is given up. A network seldom breaks twice within a scan; a command that breaks
+/// its connection does so in every company, and needs one more to be run by itself.
+const DROPS: u32 = 5;
 
 /// Why a pass over one connection ended.
 pub(crate) enum PassEnd {
@@ -66,7 +69,10 @@ pub(crate) async fn run(
             }
             PassEnd::Gone => {
                 drops += 1;
-                drops <= 1
+                if drops > 1 && lock(&board).only_suspects() {
+                    one_by_one(session);
+                }
+                drops <= DROPS
             }
             PassEnd::NoSlot => {
                 forced += 1;
@@ -84,6 +90,14 @@ pub(crate) async fn run(
     report.executions = board.executions;
     report.lanes = board.greeted;
     Ok((board.into_observations(), report))
+}
+
+/// From now on nothing runs beside anything else: what breaks the next connection is known.
+fn one_by_one(session: &mut Session) {
+    if let Some(Shells::Batch { elevation, .. }) = session.shells {
+        let why = "a command breaks the connection".to_owned();
+        session.shells = Some(Shells::Single { elevation, shell: fallback::SHELLS[0], why });
+    }
 }
 
 /// Logs in again, to the same host: only the key it showed at first will do. `false` when it stays away.

@@ -29,6 +29,7 @@ mod remote_drop;
 mod remote_host_key;
 mod remote_hostile;
 mod remote_login;
+mod rotation;
 mod rule_engine;
 mod scheduler;
 mod store;

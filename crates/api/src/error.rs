@@ -89,6 +89,7 @@ codes! {
     CredentialNotFound "credential.not_found" NOT_FOUND Client false "no such credential"
     CredentialDuplicate "credential.duplicate" CONFLICT Client false "a credential of that name exists"
     CredentialInUse "credential.in_use" CONFLICT Client false "hosts still log in with this credential"
+    RotationActive "keys.rotation_active" CONFLICT Client true "a rotation of the data-encryption key is under way"
     ScanNotFound "scan.not_found" NOT_FOUND Client false "no such scan"
     ScanActive "conflict.scan_active" CONFLICT Client true "the host is being scanned"
     EvidenceNotFound "scan.evidence_not_found" NOT_FOUND Client false "the scan kept no evidence for this rule"

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 
 use crate::routes::{
     alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
-    policy, scans, schedule, status, tokens, transactions,
+    keys, policy, scans, schedule, status, tokens, transactions,
 };
 use crate::{dto, router};
 
@@ -24,6 +24,7 @@ use crate::{dto, router};
         hosts::list, host_changes::create, host_changes::import, hosts::show, host_edit::change, host_changes::remove, host_keys::list, host_keys::accept, hosts::rules,
         schedule::begin, schedule::end,
         credentials::list, credentials::create, credentials::show, credentials::change, credentials::remove,
+        keys::show, keys::rotate,
         ask::create, ask::create_for_host, scans::list, scans::show, scans::evidence,
         policy::show, policy::reload, policy::snapshot, status::show, transactions::list, drift::list,
         alerts::list, alerts::show, alert_moves::acknowledge, alert_moves::silence, alert_moves::unsilence, alert_moves::resolve,

@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::openapi;
 use crate::routes::{
     alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
-    policy, scans, schedule, status, tokens, transactions,
+    keys as key_routes, policy, scans, schedule, status, tokens, transactions,
 };
 use crate::state::{Api, ApiDeps};
 
@@ -79,6 +79,8 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             may(P::CredentialRead, get(credentials::show))
                 .merge(may(P::CredentialWrite, patch(credentials::change).delete(credentials::remove))),
         )
+        .route("/keys", may(P::CredentialRead, get(key_routes::show)))
+        .route("/keys:rotate", may(P::CredentialWrite, post(key_routes::rotate)))
         .route("/scans", may(P::ScanRead, get(scans::list)).merge(may(P::ScanExecute, post(ask::create))))
         .route("/scans/{id}", may(P::ScanRead, get(scans::show)))
         .route("/scans/{id}/rules/{rule}/evidence", may(P::ScanRead, get(scans::evidence)))

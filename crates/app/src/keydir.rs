@@ -1,7 +1,7 @@
 //! The key directory: which file holds what, and who needs it.
 //!
 //! ```text
-//! dek                    the data-encryption key: vault only
+//! dek                    the data-encryption key: vault only; dek.next and dek.old beside it while keys are rotated
 //! scheduler.json executor.json writer.json api.json    derived, one process each
 //! nats/<user>.nk         NKEY seeds, one identity each
 //! nats/users.conf        their public keys, for the NATS server
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use openwatch_bus::User;
 use openwatch_pipeline::signers::{SignedList, SignerFiles, SignerWatch, SignersRefused};
+use openwatch_trust::dek_files::DekFiles;
 use openwatch_trust::keyring::{issue_api, issue_executor, issue_scheduler, issue_writer};
 use openwatch_trust::nats_user::{NatsUser, USERS, users_conf};
 use openwatch_trust::policy::{PolicyRefused, RefusalClass, signature_path};
@@ -111,17 +112,31 @@ impl KeyDir {
             std::fs::copy(signature_path(&self.revoked_file()), signature_path(&to.revoked_file()))?;
         }
         if what == IssueFor::Vault {
-            let target = to.0.join("dek");
-            if !target.exists() {
-                self.dek()?.save(&target)?;
-            }
-            return Ok(());
+            return Ok(self.deks().copy_to(&to.deks())?);
         }
-        write_derived(what, &Deks::single(self.dek()?), &to)
+        write_derived(what, &self.deks().load()?, &to)
     }
 
-    fn dek(&self) -> Result<Dek, Failure> {
-        Ok(Dek::load(&self.0.join("dek"))?)
+    /// Gives every process of this directory what it may hold of the data-encryption keys as they are now.
+    ///
+    /// # Errors
+    /// A file cannot be written; those before it are new, those after it old, and calling it again goes on.
+    pub fn reissue(&self) -> Result<(), Failure> {
+        let deks = self.deks().load()?;
+        for what in [IssueFor::Executor, IssueFor::Writer, IssueFor::Api, IssueFor::Scheduler] {
+            write_derived(what, &deks, self)?;
+        }
+        Ok(())
+    }
+
+    /// Its data-encryption keys.
+    pub fn deks(&self) -> DekFiles {
+        DekFiles::new(&self.0)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 
     fn seed_file(&self, user: &str) -> PathBuf {
@@ -164,7 +179,7 @@ impl KeyDir {
     /// # Errors
     /// When the data-encryption key is missing or open to others.
     pub fn vault(&self) -> Result<VaultKeys, Failure> {
-        Ok(VaultKeys::new(&Deks::single(self.dek()?)))
+        Ok(VaultKeys::new(&self.deks().load()?))
     }
 
     /// A worker's keys.

@@ -172,6 +172,10 @@ registry! {
     /// A credential was encrypted by the vault.
     CredentialStored "credential.stored" Info { credential_id: CredentialId, key_id: String }
 
+    /// Somebody asked for a new data-encryption key.
+    KeyRotationRequested "credential.rotation.requested" Warning { retire_after_sec: u32 }
+    /// A rotation of the data-encryption key came a step further.
+    KeyRotationAdvanced "credential.rotation.advanced" Warning { phase: &'static str, old_key_id: String, next_key_id: String, requested_by: String }
     /// A host was registered.
     HostCreated "host.created" Info { host_id: HostId, name: String }
     /// How a host is reached was changed.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openwatch_bus::consume::Pulse;
 use openwatch_bus::message::vault::{Reply, Request};
-use openwatch_bus::message::{KEY_ID, MAC};
+use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC};
 use openwatch_bus::subject::{VAULT_GROUP, VAULT_RELEASE};
 use openwatch_bus::{Bus, Question, serve};
 use openwatch_model::CredentialId;
@@ -15,11 +15,13 @@ use openwatch_model::credential::Secret;
 use openwatch_store::credential::{self, StoredCredential, StoredSecret};
 use openwatch_store::vault::{self as attempts, Attempt};
 use openwatch_store::{Store, StoreError, Tx, listen};
+use openwatch_trust::keyring::KeyNames;
 use openwatch_trust::seal::{seal_jump, seal_release};
 use openwatch_trust::{Signed, Tag, VaultKeys};
 use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
+use crate::keys::{HOLDING, Held, holder_of, noted};
 use crate::out::Out;
 use crate::release::frame;
 
@@ -38,7 +40,7 @@ pub struct Vault {
     /// Bus, as `vault`.
     pub bus: Bus,
     /// Everything that the data-encryption key gives.
-    pub keys: VaultKeys,
+    pub keys: Held<VaultKeys>,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
 }
@@ -100,8 +102,17 @@ impl Vault {
 
     async fn answer(&self, question: Question, noise: &Noise) -> Option<Bytes> {
         let signed = Signed::from_headers(question.header(KEY_ID), question.header(MAC));
-        let checked =
-            signed.and_then(|signed| self.keys.verify_request(&question.payload, &signed).map(|()| signed));
+        let checked = signed.and_then(|signed| {
+            self.keys.borrow().verify_request(&question.payload, &signed).map(|()| signed)
+        });
+        if question.header(KEY_KIND) == Some(HOLDING) {
+            // Nothing is given for it, so it needs no judgement but its signature.
+            let holder = checked.ok().and_then(|_| holder_of(&question.payload))?;
+            if let Err(error) = noted(&self.store, &holder).await {
+                tracing::debug!(%error, "the keys that a worker holds could not be noted");
+            }
+            return Some(Bytes::new());
+        }
         let reply = match (&checked, Request::decode(&question.payload)) {
             (Ok(_), Ok(request)) => self.release(&request).await,
             (Ok(_), Err(_)) => self.refuse(None, Refusal::BadRequest).await,
@@ -118,7 +129,7 @@ impl Vault {
         // Whoever cannot sign a question could not check an answer either: silence, and now and then an audit row.
         let signed = checked.ok()?;
         let reply = reply.encode();
-        let answer = self.keys.sign_answer(&question.payload, &signed, &reply).ok()?;
+        let answer = self.keys.borrow().sign_answer(&question.payload, &signed, &reply).ok()?;
         Some(frame(&answer, &reply))
     }
 
@@ -156,7 +167,7 @@ impl Vault {
         };
         let (scan, number) = (request.scan, request.attempt);
         let sealed = match request.jump {
-            None => seal_release(public, &secret, &self.keys.result_key(scan, number), scan, number),
+            None => seal_release(public, &secret, &self.keys.borrow().result_key(scan, number), scan, number),
             Some(jump) => seal_jump(public, &secret, scan, number, jump),
         };
         let Ok(sealed) = sealed else { return Ok(Err(Refusal::BadRequest)) };
@@ -182,10 +193,11 @@ impl Vault {
     async fn open(&self, tx: &mut Tx<'_>, stored: &StoredCredential) -> Result<Option<Secret>, StoreError> {
         match &stored.secret {
             StoredSecret::Encrypted { ciphertext, .. } => {
-                Ok(self.keys.decrypt_secret(ciphertext, stored.id).ok())
+                Ok(self.keys.borrow().decrypt_secret(ciphertext, stored.id).ok())
             }
             StoredSecret::Sealed(sealed) => {
-                let Ok(secret) = self.keys.open_credential(sealed, stored.id) else { return Ok(None) };
+                let opened = self.keys.borrow().open_credential(sealed, stored.id);
+                let Ok(secret) = opened else { return Ok(None) };
                 self.encrypt(tx, stored.id, &secret).await?;
                 Ok(Some(secret))
             }
@@ -193,8 +205,10 @@ impl Vault {
     }
 
     async fn encrypt(&self, tx: &mut Tx<'_>, id: CredentialId, secret: &Secret) -> Result<(), StoreError> {
-        let ciphertext = self.keys.encrypt_secret(secret, id);
-        let key_id = self.keys.current().to_string();
+        // One look at the keys: they may change between two.
+        let keys = self.keys.borrow().clone();
+        let ciphertext = keys.encrypt_secret(secret, id);
+        let key_id = keys.current().to_string();
         if credential::store_encrypted(tx, id, &key_id, &ciphertext).await? {
             let mut out = Out::new(STAGE, id.to_string());
             out.audit(tx, &CredentialStored { credential_id: id, key_id }).await?;
@@ -228,7 +242,8 @@ impl Vault {
         let mut listener = None;
         while !shutdown.is_cancelled() {
             self.pulse.tick();
-            match self.take_in().await {
+            let taken = async { Ok::<_, StoreError>(self.take_in().await? || self.encrypt_again().await?) };
+            match taken.await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) => {
@@ -268,6 +283,35 @@ impl Vault {
         }
         tx.commit().await?;
         Ok(taken == BATCH as usize)
+    }
+}
+
+impl Vault {
+    /// Encrypts credentials that are under another key with the current one, a batch at a time. Whether there may be more.
+    /// A crash leaves each one readable: it is under the one key or the other, and both are held until none is left.
+    async fn encrypt_again(&self) -> Result<bool, StoreError> {
+        let keys = self.keys.borrow().clone();
+        let key_id = keys.current().to_string();
+        let mut tx = self.store.begin().await?;
+        let others = credential::under_other_key(&mut tx, &key_id, BATCH).await?;
+        let (mut done, count) = (Vec::new(), others.len());
+        for stored in others {
+            let StoredSecret::Encrypted { ciphertext, .. } = &stored.secret else { continue };
+            match keys.reencrypt_secret(ciphertext, stored.id) {
+                Ok(Some(fresh)) => {
+                    credential::store_encrypted(&mut tx, stored.id, &key_id, &fresh).await?;
+                    done.push(CredentialStored { credential_id: stored.id, key_id: key_id.clone() });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, credential = stored.name, "a credential cannot be encrypted again");
+                }
+            }
+        }
+        let mut out = Out::new(STAGE, format!("key.{key_id}"));
+        out.audit_many(&mut tx, &done).await?;
+        out.commit(tx).await?;
+        Ok(count == BATCH as usize && !done.is_empty())
     }
 }
 

@@ -37,6 +37,7 @@ pub mod read;
 mod relay_lock;
 pub mod rescue;
 pub mod retention;
+pub mod rotation;
 pub mod scan;
 pub mod schedule;
 pub mod token;

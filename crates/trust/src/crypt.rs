@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 use crate::KeyId;
 use crate::encoding::{decode_secret, encode_secret};
 use crate::key::{Key, random};
-use crate::keyring::VaultKeys;
+use crate::keyring::{KeyNames, VaultKeys};
 
 const VERSION: u8 = 1;
 const HEADER: usize = 1 + 8;

@@ -38,7 +38,7 @@ impl FromStr for KeyId {
 /// A data-encryption key: 32 bytes in a file of mode 0600, held by the vault and nobody else.
 pub struct Dek {
     id: KeyId,
-    key: Key,
+    pub(crate) key: Key,
 }
 
 impl Dek {
@@ -90,8 +90,8 @@ impl Dek {
 
 /// The data-encryption keys in use: one that new things are made with, and those that old things still need.
 ///
-/// To rotate: put the next key last and issue to everyone; when all have reloaded, put it first and issue again; drop
-/// the old one a day later, when no job signed with it can be fresh any more (JOB-13).
+/// A rotation adds the next key last and gives it to everyone; when all hold it, it comes first; the old one is dropped a
+/// day later, when no job signed with it can be fresh any more (JOB-13). Its files are in [`crate::dek_files`].
 pub struct Deks(pub(crate) Vec<Dek>);
 
 impl Deks {

@@ -141,6 +141,15 @@ pub(crate) fn replace_secret(path: &Path, bytes: &[u8]) -> Result<(), KeyFileErr
     replace(path, bytes, 0o600)
 }
 
+/// Removes a secret file; one that is not there is as good as removed.
+pub(crate) fn remove_secret(path: &Path) -> Result<(), KeyFileError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_directory(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(KeyFileError::Unwritable { path: path.into(), source }),
+    }
+}
+
 /// The same for a public file of mode 0644.
 pub(crate) fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
     replace(path, bytes, 0o644)

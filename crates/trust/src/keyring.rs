@@ -17,6 +17,6 @@ mod issued;
 mod roles;
 
 pub use roles::{
-    ApiKeys, ExecutorKeys, SchedulerKeys, VaultKeys, WriterKeys, issue_api, issue_executor, issue_scheduler,
-    issue_writer,
+    ApiKeys, ExecutorKeys, KeyNames, SchedulerKeys, VaultKeys, WriterKeys, issue_api, issue_executor,
+    issue_scheduler, issue_writer,
 };

@@ -12,6 +12,7 @@
 pub mod corpus;
 pub mod crypt;
 pub mod dek;
+pub mod dek_files;
 pub mod dsse;
 pub mod files;
 pub mod keyring;

@@ -6,6 +6,7 @@ mod channel;
 mod credential;
 mod drift;
 mod host;
+mod keys;
 mod policy;
 mod scan;
 mod status;
@@ -25,6 +26,7 @@ pub use host::{
     AcceptKey, AcceptedKey, Host, HostChange, HostCompliance, HostKey, HostKeyView, HostLiveness, HostRule,
     HostSchedule, MaintenanceWish, NewHost, ScheduleCause,
 };
+pub use keys::{KeyHolder, KeyRotation, KeysView, RotateKey};
 pub use policy::{PolicyInForce, ReloadAsked, SchedulerSnapshot};
 pub use scan::{
     CountsView, EvidenceView, Initiator, NewHostScan, NewScan, QueuedScan, Scan, ScanDetail, ScanRule,

@@ -11,6 +11,7 @@ pub(crate) mod host_changes;
 pub(crate) mod host_edit;
 pub(crate) mod host_keys;
 pub(crate) mod hosts;
+pub(crate) mod keys;
 pub(crate) mod policy;
 pub(crate) mod scans;
 pub(crate) mod schedule;

@@ -273,6 +273,17 @@ pub enum CredentialCommand {
     },
     /// Change a credential; new secrets take the place of all old ones
     Update(CredentialUpdateArgs),
+    /// Encrypt all credentials again under a new data-encryption key, while scans go on
+    RotateKey {
+        /// Keep the old key for so many seconds after the switch; a day when absent. Shorter fails jobs in flight
+        #[arg(long)]
+        retire_after: Option<u32>,
+        /// Do not wait for the switch
+        #[arg(long)]
+        no_wait: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Remove a credential
     Rm {
         /// Name or id

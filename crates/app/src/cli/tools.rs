@@ -41,6 +41,27 @@ pub enum KeysCommand {
     },
     /// Derive the keys that one kind of process may hold
     Issue(IssueArgs),
+    /// One step of a rotation of the data-encryption key by hand, where processes have key directories of their own:
+    /// begin, issue to all; switch, issue to all; a day later retire, issue to all. `openwatch up` does it by itself
+    Rotate {
+        /// Which step
+        #[arg(value_enum)]
+        step: RotateStep,
+        /// Key directory that holds the data-encryption key
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+/// A step of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RotateStep {
+    /// Make the next key; it is understood from the next issue on
+    Begin,
+    /// Make new things with it; not before `doctor` says that everybody holds it
+    Switch,
+    /// Take the old key away for good; not before no credential and no job needs it
+    Retire,
 }
 
 /// What to issue.

@@ -2,18 +2,21 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use openwatch_api::dto::{Credential, CredentialChange, NewCredential, Page};
+use openwatch_api::dto::{Credential, CredentialChange, KeysView, NewCredential, Page, RotateKey};
 use zeroize::Zeroizing;
 
 use super::{Client, table};
 use crate::cli::{CredentialAddArgs, CredentialCommand, CredentialUpdateArgs, SecretArgs};
 use crate::config::read_secret;
-use crate::exit::Failure;
+use crate::exit::{Failure, TRY_AGAIN};
 use crate::place::url_encode;
 
 /// Largest secret that is read from standard input.
 const STDIN_MOST: u64 = 64 * 1024;
+/// How long a rotation is followed.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Runs a `credential` command.
 ///
@@ -29,12 +32,47 @@ pub async fn credential(command: CredentialCommand) -> Result<(), Failure> {
             let it: Credential = client.get(&format!("/credentials/{}", url_encode(&name)), &[]).await?;
             show(&it, &client)
         }
+        CredentialCommand::RotateKey { retire_after, no_wait, client } => {
+            rotate(retire_after, !no_wait, &Client::new(&client)?).await
+        }
         CredentialCommand::Rm { name, client } => {
             Client::new(&client)?.delete(&format!("/credentials/{}", url_encode(&name))).await?;
             table::line(&format!("credential {name} removed"));
             Ok(())
         }
     }
+}
+
+/// Asks for a rotation, and follows it until every credential is under the new key.
+async fn rotate(retire_after_sec: Option<u32>, wait: bool, client: &Client) -> Result<(), Failure> {
+    let mut state: KeysView = client.post("/keys:rotate", &RotateKey { retire_after_sec }).await?;
+    let begun = Instant::now();
+    let done = |state: &KeysView| {
+        let rotation = state.rotation.as_ref();
+        rotation.is_some_and(|it| it.phase == "done" || (it.phase == "switched" && it.credentials_left == 0))
+    };
+    while wait && !done(&state) {
+        if begun.elapsed() > PATIENCE {
+            let who = state.rotation.map(|it| it.waiting_for.join(", ")).unwrap_or_default();
+            let text = format!(
+                "the rotation goes on, but not everybody holds the next key yet ({who}); `openwatch doctor` says who. \
+                 Where processes have key directories of their own, issue to them with `openwatch keys`"
+            );
+            return Err(Failure::new(TRY_AGAIN, anyhow::anyhow!(text)));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        state = client.get("/keys", &[]).await?;
+    }
+    if client.json {
+        return table::json(&state);
+    }
+    let Some(it) = &state.rotation else { return Ok(()) };
+    let name = |id: &Option<String>| id.clone().unwrap_or_else(|| "being made".to_owned());
+    table::line(&format!("data-encryption key {} ({})", name(&it.next_key_id), it.phase));
+    if let Some(at) = it.retire_at {
+        table::line(&format!("the old one, {}, goes after {}", name(&it.old_key_id), table::moment(at)));
+    }
+    Ok(())
 }
 
 async fn list(client: &Client) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 //! The run commands: one stage, or all of them.
 
 pub mod connect;
+pub mod fresh;
 pub mod process;
 pub mod stages;
 pub mod up;

@@ -10,17 +10,22 @@ use openwatch_pipeline::alerts::Alerts;
 use openwatch_pipeline::caretakers::{Caretakers, relay};
 use openwatch_pipeline::drift::Drift;
 use openwatch_pipeline::executor::Executor;
+use openwatch_pipeline::keys::{Held, report, report_to_vault};
 use openwatch_pipeline::liveness::Liveness;
 use openwatch_pipeline::measure::{self, Engine};
 use openwatch_pipeline::policy::PolicyWatch;
+use openwatch_pipeline::rotation::Keeper;
 use openwatch_pipeline::scheduler::Scheduler;
 use openwatch_pipeline::vault::Vault;
 use openwatch_pipeline::writer::Writer;
 use openwatch_pipeline::{SignerWatch, StageError};
 use openwatch_store::{Role, Store};
+use openwatch_trust::dek_files::DEK_FILES;
+use openwatch_trust::keyring::KeyNames;
 use tokio::sync::Notify;
 
 use super::connect;
+use super::fresh::keep_fresh;
 use super::process::{Process, api_failure};
 use crate::config::Settings;
 use crate::exit::Failure;
@@ -96,8 +101,9 @@ impl Wiring<'_> {
     pub async fn scheduler(&mut self) -> Result<(), Failure> {
         // Read by the scheduler itself, which can audit what it refuses.
         let signers = self.keys.signer_watch();
-        let keys = self.keys.scheduler()?;
+        let keys = self.fresh(&["scheduler.json"], KeyDir::scheduler)?;
         let (store, bus) = self.connect(Role::Scheduler, User::Scheduler, 8).await?;
+        self.report("scheduler", &store, &keys);
         let reload = Arc::new(Notify::new());
         on_hangup(reload.clone())?;
         let scheduler = Scheduler {
@@ -122,11 +128,48 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn vault(&mut self) -> Result<(), Failure> {
-        let keys = self.keys.vault()?;
+        let keys = self.fresh(&DEK_FILES, KeyDir::vault)?;
         let (store, bus) = self.connect(Role::Vault, User::Vault, 6).await?;
+        self.report("vault", &store, &keys);
         let vault = Vault { store, bus, keys, pulse: self.process.pulse("vault") };
         self.process.stage("vault", vault.run(self.process.shutdown.clone()));
         Ok(())
+    }
+
+    /// Drives rotations of the data-encryption key, where this key directory serves all processes.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn keeper(&mut self) -> Result<(), Failure> {
+        let store = connect::store(self.settings, Role::Vault, 2).await?;
+        let keys = self.keys.clone();
+        let reissue = Box::new(move || keys.reissue().map_err(|failure| format!("{:#}", failure.error)));
+        let keeper = Keeper { store, files: self.keys.deks(), reissue };
+        self.process.other("key keeper", keeper.run(self.process.late.clone()));
+        Ok(())
+    }
+
+    fn fresh<K: Send + Sync + 'static>(
+        &mut self,
+        files: &[&str],
+        load: fn(&KeyDir) -> Result<K, Failure>,
+    ) -> Result<Held<K>, Failure> {
+        keep_fresh(self.process, self.keys, files, load)
+    }
+
+    /// Says in the database which keys this process holds.
+    fn report<K: KeyNames + Send + Sync + 'static>(
+        &mut self,
+        role: &'static str,
+        store: &Store,
+        keys: &Held<K>,
+    ) {
+        // Not by its number: after a crash the same process must not be waited for under its old name, and two that read
+        // one key directory hold the same.
+        let process = format!("{} {}", self.settings.worker, self.keys.path().display());
+        let process = process.chars().take(128).collect();
+        let reporting = report(store.clone(), role, process, keys.clone(), self.process.late.clone());
+        self.process.other("keys held", reporting);
     }
 
     /// Executor: no database.
@@ -142,10 +185,12 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn executor_with(&mut self, engine: Engine) -> Result<(), Failure> {
-        let keys = self.keys.executor()?;
+        let keys = self.fresh(&["executor.json"], KeyDir::executor)?;
         let signers = self.signers()?.current().map_err(Failure::usage)?;
         let bus = connect::bus(self.settings, self.keys, User::Executor).await?;
         self.watch_bus(&bus);
+        let (late, name) = (self.process.late.clone(), self.settings.worker.clone());
+        self.process.other("keys held", report_to_vault(bus.clone(), name, keys.clone(), late));
         let executor = Executor {
             bus,
             keys,
@@ -166,9 +211,10 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn writer(&mut self) -> Result<(), Failure> {
-        let keys = self.keys.writer()?;
+        let keys = self.fresh(&["writer.json"], KeyDir::writer)?;
         let signers = self.signers()?;
         let (store, bus) = self.connect(Role::Writer, User::Writer, 8).await?;
+        self.report("writer", &store, &keys);
         let policy = self.policy(&store, &signers);
         let writer = Writer { store, bus, keys, policy, pulse: self.process.pulse("writer") };
         self.process.stage("writer", writer.run(self.process.shutdown.clone()));
@@ -224,9 +270,9 @@ impl Wiring<'_> {
         metrics: PrometheusHandle,
         bound: impl FnOnce(std::net::SocketAddr) + Send + 'static,
     ) -> Result<(), Failure> {
-        let keys = Arc::new(self.keys.api()?);
+        let keys = self.fresh(&["api.json"], KeyDir::api)?;
         let (store, _bus) = self.connect(Role::Api, User::Api, 10).await?;
-        let (_, keys) = tokio::sync::watch::channel(keys);
+        self.report("api", &store, &keys);
         let private_webhooks = config.listen.ip().is_loopback();
         let deps = ApiDeps {
             store,

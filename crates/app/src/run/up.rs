@@ -213,6 +213,7 @@ async fn serve(
         })
         .await?;
     wiring.vault().await?;
+    wiring.keeper().await?;
     wiring.writer().await?;
     wiring.drift().await?;
     wiring.alerts().await?;

@@ -6,7 +6,7 @@ use openwatch_store::Role;
 use openwatch_store::token::{self, NewToken};
 use openwatch_trust::token::ApiToken;
 
-use crate::cli::{IssueArgs, IssueFor, KeysCommand};
+use crate::cli::{IssueArgs, IssueFor, KeysCommand, RotateStep};
 use crate::client::table;
 use crate::config::{Flags, load};
 use crate::exit::Failure;
@@ -25,6 +25,21 @@ pub async fn run(command: KeysCommand) -> Result<(), Failure> {
             table::line(
                 "keep a copy of `dek` where only you can read it: without it stored credentials are lost",
             );
+            Ok(())
+        }
+        KeysCommand::Rotate { step, dir } => {
+            let keys = KeyDir::new(&dir);
+            match step {
+                RotateStep::Begin => drop(keys.deks().begin()?),
+                RotateStep::Switch => keys.deks().switch()?,
+                RotateStep::Retire => keys.deks().retire()?,
+            }
+            keys.reissue()?;
+            let deks = keys.deks().load()?;
+            table::line(&format!(
+                "the current key is {}; run `openwatch keys issue` for every process now",
+                deks.current()
+            ));
             Ok(())
         }
         KeysCommand::Issue(args) if args.what == IssueFor::Token => issue_token(args).await,

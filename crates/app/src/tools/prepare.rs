@@ -1,6 +1,6 @@
 //! `migrate`, `topology`, `config check`, `doctor` and `dead-letters`.
 
-use openwatch_api::dto::HealthReport;
+use openwatch_api::dto::{HealthReport, KeysView};
 use openwatch_bus::{Profile, User, topology};
 use openwatch_pipeline::trail;
 use openwatch_store::migrate as run_migrations;
@@ -119,14 +119,29 @@ pub async fn doctor(args: DoctorArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
     let live: HealthReport = client.health("/health/live").await?;
     let ready: HealthReport = client.health("/health/ready").await?;
+    // Without a token the rest is still worth telling.
+    let keys: Option<KeysView> = client.get("/keys", &[]).await.ok();
     if client.json {
-        table::json(&serde_json::json!({ "live": live, "ready": ready }))?;
+        table::json(&serde_json::json!({ "live": live, "ready": ready, "keys": keys }))?;
     } else {
         let mut rows = table::new(&["what", "is well"]);
         for check in live.checks.iter().chain(&ready.checks) {
             rows.add_row([check.name.as_str(), if check.ok { "yes" } else { "NO" }]);
         }
         table::print(&rows, "nothing to ask");
+        for it in keys.iter().flat_map(|keys| &keys.holders) {
+            let others: Vec<_> =
+                it.key_ids.iter().filter(|id| **id != it.current).map(String::as_str).collect();
+            let others =
+                if others.is_empty() { String::new() } else { format!(" and {}", others.join(", ")) };
+            table::line(&format!("{} {} holds key {}{others}", it.role, it.process, it.current));
+        }
+        if let Some(it) = keys.and_then(|keys| keys.rotation)
+            && it.phase != "done"
+        {
+            let who = if it.waiting_for.is_empty() { "nobody".to_owned() } else { it.waiting_for.join(", ") };
+            table::line(&format!("key rotation: {}; not reloaded: {who}", it.phase));
+        }
     }
     if live.ok && ready.ok {
         Ok(())

@@ -39,6 +39,18 @@ pub enum Reply {
     },
 }
 
+/// A worker says which keys it holds, by their ids. Signed like a question; nothing is given for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// Name of the worker.
+    pub worker: String,
+    /// The key that it signs with.
+    pub current: String,
+    /// All keys that it understands.
+    pub key_ids: Vec<String>,
+}
+
+const HOLDING: &str = "keys held";
 const REQUEST: &str = "vault request";
 const REPLY: &str = "vault reply";
 
@@ -75,6 +87,37 @@ enum AnswerV1 {
     Refused {
         code: String,
     },
+}
+
+/// Version 1 of what a worker holds.
+#[derive(Serialize, Deserialize)]
+struct HoldingV1 {
+    version: u64,
+    worker: String,
+    current: String,
+    key_ids: Vec<String>,
+}
+
+impl Holding {
+    /// The bytes to sign and to send.
+    pub fn encode(&self) -> Bytes {
+        let Self { worker, current, key_ids } = self.clone();
+        write(&HoldingV1 { version: 1, worker, current, key_ids })
+    }
+
+    /// Reads one. Check its signature first.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownVersion`] or [`DecodeError::Malformed`].
+    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        match version(HOLDING, payload)? {
+            1 => {
+                let HoldingV1 { worker, current, key_ids, .. } = parse(HOLDING, payload)?;
+                Ok(Self { worker, current, key_ids })
+            }
+            version => Err(DecodeError::UnknownVersion { what: HOLDING, version }),
+        }
+    }
 }
 
 impl Request {

@@ -256,7 +256,7 @@ async fn question(
         jump,
     }
     .encode();
-    let signed = worker.keys.sign_request(&request);
+    let signed = worker.keys.borrow().sign_request(&request);
     let headers = [(KEY_ID.to_owned(), signed.kid.to_string()), (MAC.to_owned(), signed.tag.to_string())];
     let answer = match worker.bus.request(VAULT_RELEASE, &headers, request.clone(), VAULT_TIMEOUT).await {
         Ok(answer) => answer,
@@ -270,7 +270,7 @@ async fn question(
         }
     };
     let reply = unframe(&answer)
-        .filter(|(signed, reply)| worker.keys.verify_answer(&request, reply, signed).is_ok())
+        .filter(|(signed, reply)| worker.keys.borrow().verify_answer(&request, reply, signed).is_ok())
         .and_then(|(_, reply)| Reply::decode(reply).ok());
     match reply {
         Some(Reply::Sealed { sealed }) => Ok((key, sealed)),

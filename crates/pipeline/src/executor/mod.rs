@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
 use crate::corpus::{Corpora, Signers};
+use crate::keys::Held;
 use crate::measure::Engine;
 
 pub(crate) const STAGE: &str = "executor";
@@ -37,7 +38,7 @@ pub struct Executor {
     /// Bus, as `executor`.
     pub bus: Bus,
     /// Verify jobs, sign what is no verdict, ask the vault.
-    pub keys: ExecutorKeys,
+    pub keys: Held<ExecutorKeys>,
     /// Whose corpora count.
     pub signers: Arc<Signers>,
     /// Name in results.
@@ -57,7 +58,7 @@ pub struct Executor {
 /// What all attempts of a worker share.
 struct Worker {
     bus: Bus,
-    keys: ExecutorKeys,
+    keys: Held<ExecutorKeys>,
     corpora: Corpora,
     name: String,
     lanes: u8,
@@ -142,7 +143,7 @@ impl Worker {
         let (lane, host) = subject::parse_job(&message.subject).ok_or(Rejection::Malformed)?;
         let signed =
             Signed::from_headers(message.header(KEY_ID), message.header(MAC)).map_err(Rejection::from)?;
-        self.keys.verify_job(lane.as_str(), &message.payload, &signed).map_err(Rejection::from)?;
+        self.keys.borrow().verify_job(lane.as_str(), &message.payload, &signed).map_err(Rejection::from)?;
         let job = job::decode(&message.payload).map_err(|error| match error {
             DecodeError::UnknownVersion { .. } => Rejection::UnsupportedVersion,
             _ => Rejection::Malformed,

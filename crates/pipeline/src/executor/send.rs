@@ -27,7 +27,7 @@ const PAUSE_MOST: Duration = Duration::from_secs(5);
 pub(super) async fn started(worker: &Worker, message: &Message, started: &Started) -> Result<(), BusError> {
     let payload = started.encode();
     let subject = subject::result(Part::Started, started.host, started.scan);
-    let signed = worker.keys.sign_result(Part::Started.as_str(), &subject, &payload);
+    let signed = worker.keys.borrow().sign_result(Part::Started.as_str(), &subject, &payload);
     let id = message_id(started.scan, started.attempt, message.deliveries, Part::Started);
     // Not held: if the bus is away the scan waits, it does not begin unseen.
     worker.bus.publish(&outgoing(subject, id, &signed, "executor", payload, message)).await.map(drop)
@@ -43,7 +43,7 @@ pub(super) async fn rejected(
     let nobody = (HostId(Uuid::nil()), ScanId(Uuid::nil()));
     let payload = rejected.encode();
     let subject = subject::result(Part::Rejected, nobody.0, nobody.1);
-    let signed = worker.keys.sign_result(Part::Rejected.as_str(), &subject, &payload);
+    let signed = worker.keys.borrow().sign_result(Part::Rejected.as_str(), &subject, &payload);
     let stored = message.published.unix_timestamp_nanos();
     let id = format!("{}.{}.{stored}.{}", message.stream, message.sequence, Part::Rejected.as_str());
     hold(worker, &outgoing(subject, id, &signed, "executor", payload, message)).await
@@ -68,7 +68,7 @@ pub(super) async fn last(
     let part = Part::Final.as_str();
     let (signed, kind) = match key {
         Some(key) => (key.sign(part, &subject, &payload), "attempt"),
-        None => (worker.keys.sign_result(part, &subject, &payload), "executor"),
+        None => (worker.keys.borrow().sign_result(part, &subject, &payload), "executor"),
     };
     let id = message_id(scan, attempt, message.deliveries, Part::Final);
     hold(worker, &outgoing(subject, id, &signed, kind, payload, message)).await

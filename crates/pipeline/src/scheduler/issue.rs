@@ -37,7 +37,7 @@ pub(super) async fn issue_all(it: &Scheduler, policy: &Policy) -> Result<bool, S
         let mut issued = Vec::new();
         for order in orders {
             let job = to_job(&order, policy, &newest, tx.now());
-            let message = sign(&it.keys, &job);
+            let message = sign(&it.keys.borrow(), &job);
             issued.push(note(&job, &message));
             jobs.insert(job.scan, message.outgoing);
         }

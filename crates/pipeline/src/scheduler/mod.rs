@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use self::calls::{Calls, answer_calls};
 use self::due::fall_due;
 use self::issue::issue_all;
+use crate::keys::Held;
 use crate::policy::{PolicyWatch, Source, accept};
 use crate::{SignerWatch, StageError};
 
@@ -42,7 +43,7 @@ pub struct Scheduler {
     /// Bus, as `scheduler`.
     pub bus: Bus,
     /// Signs jobs.
-    pub keys: SchedulerKeys,
+    pub keys: Held<SchedulerKeys>,
     /// Whose policies count.
     pub signers: SignerWatch,
     /// The signed policy; absent means that somebody else puts it in force.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::StageError;
 use crate::error::{AWAY, next};
 use crate::gate::database_gate;
+use crate::keys::Held;
 use crate::out::Out;
 use crate::policy::PolicyWatch;
 
@@ -37,7 +38,7 @@ pub struct Writer {
     /// Bus, as `writer`.
     pub bus: Bus,
     /// Verify every result.
-    pub keys: WriterKeys,
+    pub keys: Held<WriterKeys>,
     /// The policy in force and its predecessors.
     pub policy: PolicyWatch,
     /// Ticks with every round, for health.
@@ -135,7 +136,7 @@ impl Writer {
 
     fn verify_worker(&self, part: Part, message: &Message) -> Result<(), MacError> {
         let signed = Signed::from_headers(message.header(KEY_ID), message.header(MAC))?;
-        self.keys.verify_worker(part.as_str(), &message.subject, &message.payload, &signed)
+        self.keys.borrow().verify_worker(part.as_str(), &message.subject, &message.payload, &signed)
     }
 
     /// Outcomes count only under the key of their attempt; a failure also under the worker's. Whether it was the key of
@@ -148,7 +149,7 @@ impl Writer {
             let claimed = claimed_attempt(message, scan).ok_or(Refusal::NotTheAttempt)?;
             let signed = Signed::from_headers(message.header(KEY_ID), message.header(MAC))?;
             let (subject, payload) = (&message.subject, &message.payload);
-            self.keys.verify_attempt((scan, claimed), part.as_str(), subject, payload, &signed)?;
+            self.keys.borrow().verify_attempt((scan, claimed), part.as_str(), subject, payload, &signed)?;
             attempt = Some(claimed);
         } else {
             self.verify_worker(part, message)?;

@@ -13,6 +13,15 @@ use crate::mac::{self, Domain, MacError, ResultKey, Signed};
 use crate::seal::{self, SealError};
 use crate::{Deks, KeyId};
 
+/// Ids of the keys that somebody holds.
+pub trait KeyNames {
+    /// The key id that new things are made with.
+    fn current(&self) -> KeyId;
+
+    /// Every key id held, sorted: what `doctor` compares.
+    fn key_ids(&self) -> Vec<KeyId>;
+}
+
 /// What every key file has in common.
 macro_rules! key_file {
     ($(#[$doc:meta])* $name:ident, $role:ident, $issue:ident) => {
@@ -22,6 +31,16 @@ macro_rules! key_file {
         #[doc = concat!("Derives [`", stringify!($name), "`]; save or replace them where their process will read them.")]
         pub fn $issue(deks: &Deks) -> $name {
             $name(Issued::derive(Role::$role, deks))
+        }
+
+        impl KeyNames for $name {
+            fn current(&self) -> KeyId {
+                self.0.current()
+            }
+
+            fn key_ids(&self) -> Vec<KeyId> {
+                self.0.ids()
+            }
         }
 
         impl $name {
@@ -49,15 +68,6 @@ macro_rules! key_file {
                 self.0.replace(path)
             }
 
-            /// The key id that new things are made with.
-            pub fn current(&self) -> KeyId {
-                self.0.current()
-            }
-
-            /// Every key id that it holds, sorted: what `doctor` compares.
-            pub fn key_ids(&self) -> Vec<KeyId> {
-                self.0.ids()
-            }
         }
     };
 }
@@ -171,20 +181,20 @@ impl ApiKeys {
 /// The vault's keys, derived in memory from the data-encryption keys. There is no file of them.
 pub struct VaultKeys(Issued);
 
+impl KeyNames for VaultKeys {
+    fn current(&self) -> KeyId {
+        self.0.current()
+    }
+
+    fn key_ids(&self) -> Vec<KeyId> {
+        self.0.ids()
+    }
+}
+
 impl VaultKeys {
     /// Derives them; the data-encryption keys may be dropped afterwards.
     pub fn new(deks: &Deks) -> Self {
         Self(Issued::derive(Role::Vault, deks))
-    }
-
-    /// The key id that new things are made with.
-    pub fn current(&self) -> KeyId {
-        self.0.current()
-    }
-
-    /// Every key id that it holds, sorted.
-    pub fn key_ids(&self) -> Vec<KeyId> {
-        self.0.ids()
     }
 
     /// Verifies a worker's question: its exact bytes.

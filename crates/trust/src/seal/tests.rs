@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::keyring::{VaultKeys, issue_api};
+use crate::keyring::{KeyNames, VaultKeys, issue_api};
 use crate::{Dek, Deks};
 
 const SCAN: ScanId = ScanId(Uuid::from_u128(7));

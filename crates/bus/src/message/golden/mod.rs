@@ -62,6 +62,7 @@ fn round_trip(name: &str, headers: &[(String, String)], payload: &[u8]) -> Resul
             };
             zstd::decode_all(&result::encode_final(&whole)[..]).unwrap()
         }
+        "vault.holding" => vault::Holding::decode(payload)?.encode().to_vec(),
         "vault.request" => vault::Request::decode(payload)?.encode().to_vec(),
         "vault.reply" => vault::Reply::decode(payload)?.encode().to_vec(),
         _ if name.starts_with("job.") => job::encode(&job::decode(payload)?).to_vec(),

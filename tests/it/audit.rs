@@ -1,5 +1,6 @@
 //! The audit log, through the program: the registry, what the command line leaves in it, and how it is read.
 
+mod keeping;
 mod registry;
 
 use std::time::Duration;

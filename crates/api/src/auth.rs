@@ -79,6 +79,10 @@ pub enum Permission {
     PolicyRead,
     /// Tell the schedulers to read their policy files again.
     PolicyReload,
+    /// Look after the installation: numbers, dead letters.
+    AdminRead,
+    /// Replay and drop dead letters.
+    AdminWrite,
 }
 
 impl Permission {
@@ -102,6 +106,8 @@ impl Permission {
             Self::AuditRead => "audit:read",
             Self::PolicyRead => "policy:read",
             Self::PolicyReload => "policy:reload",
+            Self::AdminRead => "admin:read",
+            Self::AdminWrite => "admin:write",
         }
     }
 
@@ -110,9 +116,9 @@ impl Permission {
         match self {
             Self::HostRead | Self::ScanRead | Self::AlertRead | Self::PolicyRead => Role::Viewer,
             Self::HostWrite | Self::HostDelete | Self::ScanExecute | Self::AlertWrite => Role::Operator,
-            Self::CredentialRead | Self::ChannelRead | Self::AuditRead => Role::Operator,
+            Self::CredentialRead | Self::ChannelRead | Self::AuditRead | Self::AdminRead => Role::Operator,
             Self::HostKeyAccept | Self::CredentialWrite | Self::ChannelWrite => Role::Admin,
-            Self::TokenRead | Self::TokenWrite | Self::PolicyReload => Role::Admin,
+            Self::TokenRead | Self::TokenWrite | Self::PolicyReload | Self::AdminWrite => Role::Admin,
         }
     }
 }

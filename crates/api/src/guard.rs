@@ -1,9 +1,10 @@
 //! The door of every route: a token, then a permission. A route without a door has no caller, and no handler runs
 //! without one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::auth::{Caller, Permission, Role, bearer};
 use crate::envelope::CorrelationId;
 use crate::error::{Code, Failure};
+use crate::server::Peer;
 use crate::state::{Api, Asking};
 use crate::trail;
 
@@ -35,7 +37,8 @@ async fn guard(
     // The request itself cannot be borrowed across a wait: its body is not shared between threads.
     let secret = bearer(request.headers()).map(|secret| Zeroizing::new(secret.to_owned()));
     let correlation = request.extensions().get::<CorrelationId>().map(|id| id.0.clone()).unwrap_or_default();
-    match admit(&api, permission, secret, correlation).await {
+    let from = request.extensions().get::<ConnectInfo<Peer>>().map(|peer| peer.0.0.ip());
+    match admit(&api, permission, secret, correlation, from).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -49,10 +52,17 @@ async fn admit(
     permission: Permission,
     secret: Option<Zeroizing<String>>,
     correlation: String,
+    from: Option<IpAddr>,
 ) -> Result<Caller, Failure> {
     let anonymous =
         || Failure::new(Code::AuthRequired, "send `Authorization: Bearer owk_...` with a token in force");
-    let caller = known(api, &secret.ok_or_else(anonymous)?).await?.ok_or_else(anonymous)?;
+    let secret = secret.ok_or_else(anonymous)?;
+    // Before the database is asked: guessing must not cost it anything.
+    api.strangers.check(from)?;
+    let Some(caller) = known(api, &secret).await? else {
+        api.strangers.missed(from);
+        return Err(anonymous());
+    };
     if caller.role.may(permission) {
         return Ok(caller);
     }

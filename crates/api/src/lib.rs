@@ -22,7 +22,9 @@ mod openapi;
 mod router;
 mod routes;
 mod server;
+mod snapshot;
 mod state;
+mod strangers;
 mod trail;
 mod validate;
 
@@ -49,7 +51,7 @@ pub async fn run(
     bound: impl FnOnce(SocketAddr) + Send,
     shutdown: CancellationToken,
 ) -> Result<(), ApiError> {
-    server::serve(router(deps), &config, bound, shutdown).await
+    server::serve(router(deps, shutdown.clone()), &config, bound, shutdown).await
 }
 
 /// Serves health and metrics alone: for processes that serve no API.

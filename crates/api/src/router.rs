@@ -9,6 +9,8 @@ use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::auth::Permission as P;
@@ -19,15 +21,26 @@ use crate::guard::need;
 use crate::health::Health;
 use crate::openapi;
 use crate::routes::{
-    alert_moves, alerts, ask, audit, channels, credentials, drift, host_changes, host_edit, host_keys, hosts,
-    keys as key_routes, policy, scans, schedule, status, tokens, transactions,
+    admin, alert_moves, alerts, ask, audit, channels, credentials, drift, events, host_changes, host_edit,
+    host_keys, hosts, keys as key_routes, policy, scans, schedule, status, tokens, transactions,
 };
 use crate::state::{Api, ApiDeps};
+use crate::strangers::Strangers;
 
 /// Everything the API answers.
-pub fn router(deps: ApiDeps) -> Router {
-    let ApiDeps { store, keys, health, metrics, private_webhooks, inspect_key } = deps;
-    let api = Arc::new(Api { store, keys, private_webhooks, inspect_key });
+pub fn router(deps: ApiDeps, stop: CancellationToken) -> Router {
+    let ApiDeps { store, bus, keys, health, metrics, private_webhooks, inspect_key } = deps;
+    let api = Arc::new(Api {
+        store,
+        bus,
+        followers: Arc::new(Semaphore::new(events::FOLLOWERS)),
+        stop,
+        metrics: metrics.clone(),
+        strangers: Strangers::default(),
+        keys,
+        private_webhooks,
+        inspect_key,
+    });
     let v1 = guarded(&api).with_state(api);
     enveloped(
         Router::new()
@@ -95,6 +108,10 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             "/alerts/{target}",
             may(P::AlertRead, get(alerts::show)).merge(may(P::AlertWrite, post(alert_moves::act))),
         )
+        .route("/events", may(P::ScanRead, get(events::follow)))
+        .route("/admin/metrics", may(P::AdminRead, get(admin::metrics)))
+        .route("/admin/dead-letters", may(P::AdminRead, get(admin::letters)))
+        .route("/admin/dead-letters/{target}", may(P::AdminWrite, post(admin::act)))
         .route("/audit", may(P::AuditRead, get(audit::list)))
         .route("/audit/export", may(P::AuditRead, get(audit::export)))
         .route(

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -96,9 +97,13 @@ pub(crate) async fn serve(
     let stopped = shutdown.clone().cancelled_owned();
     let serving = async {
         match tls {
-            None => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
+            None => {
+                let service = router.into_make_service_with_connect_info::<Peer>();
+                axum::serve(listener, service).with_graceful_shutdown(stopped).await
+            }
             Some(tls) => {
-                axum::serve(TlsListener::new(listener, tls)?, router).with_graceful_shutdown(stopped).await
+                let service = router.into_make_service_with_connect_info::<Peer>();
+                axum::serve(TlsListener::new(listener, tls)?, service).with_graceful_shutdown(stopped).await
             }
         }
     };
@@ -127,6 +132,22 @@ fn tls_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, ApiError> {
         .with_no_client_auth()
         .with_single_cert(certificates, key)?;
     Ok(Arc::new(config))
+}
+
+/// Who is at the other end of a connection, whatever it speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
 }
 
 /// Shakes hands beside the accept loop, so that a slow client delays nobody.

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use metrics_exporter_prometheus::PrometheusHandle;
+use openwatch_bus::Bus;
 use openwatch_model::audit::Actor;
 use openwatch_model::credential::KeyFacts;
 use openwatch_store::audit::Context;
 use openwatch_store::{Store, StoreError, Tx};
 use openwatch_trust::ApiKeys;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Caller;
 use crate::envelope::CorrelationId;
 use crate::error::{Code, Failure};
 use crate::health::Health;
+use crate::strangers::Strangers;
 
 /// What the API is handed.
 pub struct ApiDeps {
     /// The database, in the role of the API.
     pub store: Store,
+    /// The bus, as the API: looks at streams, and follows events for others.
+    pub bus: Bus,
     /// The vault's public key; replaced when keys rotate.
     pub keys: watch::Receiver<Arc<ApiKeys>>,
     /// Of the whole process.
@@ -39,6 +44,13 @@ pub type InspectKey = fn(&str, Option<&str>) -> Result<KeyFacts, String>;
 /// The state behind the routes.
 pub(crate) struct Api {
     pub(crate) store: Store,
+    pub(crate) bus: Bus,
+    /// Room for those who follow events.
+    pub(crate) followers: Arc<Semaphore>,
+    /// Ends what would go on for ever.
+    pub(crate) stop: CancellationToken,
+    pub(crate) metrics: Option<PrometheusHandle>,
+    pub(crate) strangers: Strangers,
     pub(crate) keys: watch::Receiver<Arc<ApiKeys>>,
     pub(crate) private_webhooks: bool,
     pub(crate) inspect_key: InspectKey,

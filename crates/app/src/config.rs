@@ -4,6 +4,13 @@
 //! keys are errors, and nothing is opened before everything is valid.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use openwatch_model::retention::{
+    CORPUS_HOURS, CORPUS_LEAST_HOURS, DELIVERY_HOURS, INBOX_HOURS, INBOX_LEAST_HOURS,
+};
+use openwatch_pipeline::caretakers::retention::Patience;
+use openwatch_store::retention::Keep;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +36,20 @@ pub struct File {
     pub health: ListenSection,
     /// Workers.
     pub executor: ExecutorSection,
+    /// How long things are kept; of the process that runs the scheduler.
+    pub retention: RetentionSection,
+}
+
+/// How long things are kept, in days. The whole list is docs/RETENTION.md.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionSection {
+    /// Ids of messages heard, at least 31.
+    pub inbox_days: Option<u32>,
+    /// Deliveries that ended, at least 1.
+    pub deliveries_days: Option<u32>,
+    /// Corpora that nothing names, at least 2.
+    pub corpora_days: Option<u32>,
 }
 
 /// PostgreSQL.
@@ -115,6 +136,52 @@ pub struct Settings {
     pub lanes: u8,
     /// Name of the worker.
     pub worker: String,
+    /// How long things are kept.
+    pub retention: Days,
+}
+
+/// How long things are kept, in days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Days {
+    /// Ids of messages heard.
+    pub inbox: u32,
+    /// Deliveries that ended.
+    pub deliveries: u32,
+    /// Corpora that nothing names.
+    pub corpora: u32,
+}
+
+impl Default for Days {
+    /// As the registry says.
+    fn default() -> Self {
+        Self { inbox: INBOX_HOURS / 24, deliveries: DELIVERY_HOURS / 24, corpora: CORPUS_HOURS / 24 }
+    }
+}
+
+impl Settings {
+    /// The same for the caretakers.
+    pub fn patience(&self) -> Patience {
+        let days = |days: u32| Duration::from_secs(u64::from(days) * 86_400);
+        let Days { inbox, deliveries, corpora } = self.retention;
+        let rows = Keep { inbox: days(inbox), deliveries: days(deliveries) };
+        Patience { rows, corpora: days(corpora) }
+    }
+}
+
+fn days(section: &RetentionSection, problems: &mut Vec<String>) -> Days {
+    let usual = Days::default();
+    let mut pick = |name: &str, given: Option<u32>, usual: u32, least: u32| match given {
+        Some(days) if !(least..=36_500).contains(&days) => {
+            problems.push(format!("retention.{name} must be from {least} to 36500 days, not {days}"));
+            usual
+        }
+        given => given.unwrap_or(usual),
+    };
+    Days {
+        inbox: pick("inbox_days", section.inbox_days, usual.inbox, INBOX_LEAST_HOURS / 24),
+        deliveries: pick("deliveries_days", section.deliveries_days, usual.deliveries, 1),
+        corpora: pick("corpora_days", section.corpora_days, usual.corpora, CORPUS_LEAST_HOURS / 24),
+    }
 }
 
 /// A configuration that cannot be used: every problem, one per line.
@@ -296,6 +363,7 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         health_listen: listen("health.listen", flags.health_listen.or(file.health.listen), &mut problems),
         slots,
         lanes,
+        retention: days(&file.retention, &mut problems),
         worker: flags.name.or(file.executor.name).unwrap_or_else(host_name),
     };
     if problems.is_empty() { Ok(settings) } else { Err(ConfigProblems(problems)) }

@@ -58,7 +58,51 @@ pub struct Filed {
     pub letter: DeadLetter,
 }
 
+impl Filed {
+    /// The original message, under an id of its own so that no duplicate window swallows it: however often the same
+    /// letter is sent again, it is published once more.
+    ///
+    /// # Errors
+    /// It was not kept whole.
+    pub fn again(&self) -> Result<Outgoing, BusError> {
+        let letter = &self.letter;
+        if let Some(bytes) = letter.clipped_from {
+            let what = format!("dead letter {}, which was not kept whole", self.sequence);
+            return Err(BusError::TooLarge { what, bytes, limit: letter.payload.len() });
+        }
+        let is_id = |name: &str| name.eq_ignore_ascii_case("Nats-Msg-Id");
+        let original = letter.headers.iter().find(|(name, _)| is_id(name)).map(|(_, id)| id.clone());
+        let original = original.unwrap_or_else(|| format!("{}.{}", letter.stream, letter.sequence));
+        // Headers that steer the server belonged to the first publication.
+        let keep = |name: &str| !name.to_ascii_lowercase().starts_with("nats-");
+        let headers = letter.headers.iter().filter(|(name, _)| keep(name)).cloned().collect();
+        Ok(Outgoing {
+            subject: letter.subject.clone(),
+            message_id: format!("{original}.replay.{}", self.sequence),
+            headers,
+            payload: letter.payload.clone(),
+        })
+    }
+}
+
 impl DeadLetter {
+    /// Of a message that waited in the outbox and that the server refuses for ever.
+    pub fn of_unsent(sender: &str, place: u64, message: Outgoing, reason: &str) -> Self {
+        let Outgoing { subject, message_id, mut headers, payload } = message;
+        headers.push(("Nats-Msg-Id".to_owned(), message_id));
+        Self {
+            stage: sender.to_owned(),
+            stream: "outbox".to_owned(),
+            sequence: place,
+            subject,
+            headers,
+            payload,
+            deliveries: 1,
+            reason: reason.to_owned(),
+            clipped_from: None,
+        }
+    }
+
     /// Of a message in hand.
     pub fn of(stage: &str, message: &Message, reason: &str) -> Self {
         Self {
@@ -164,30 +208,12 @@ impl Bus {
         Ok(letters)
     }
 
-    /// Publishes the original message again, under an id of its own so that no duplicate window swallows it. Replaying
-    /// the same letter twice publishes once; the letter stays.
+    /// Publishes the original message again; the letter stays. See [`Filed::again`].
     ///
     /// # Errors
     /// Outages and refusals; a clipped letter cannot be replayed.
     pub async fn replay(&self, filed: &Filed) -> Result<Published, BusError> {
-        let letter = &filed.letter;
-        if let Some(bytes) = letter.clipped_from {
-            let what = format!("dead letter {}, which was not kept whole", filed.sequence);
-            return Err(BusError::TooLarge { what, bytes, limit: letter.payload.len() });
-        }
-        let is_id = |name: &str| name.eq_ignore_ascii_case("Nats-Msg-Id");
-        let original = letter.headers.iter().find(|(name, _)| is_id(name)).map(|(_, id)| id.clone());
-        let original = original.unwrap_or_else(|| format!("{}.{}", letter.stream, letter.sequence));
-        // Headers that steer the server belonged to the first publication.
-        let keep = |name: &str| !name.to_ascii_lowercase().starts_with("nats-");
-        let headers = letter.headers.iter().filter(|(name, _)| keep(name)).cloned().collect();
-        self.publish(&Outgoing {
-            subject: letter.subject.clone(),
-            message_id: format!("{original}.replay.{}", filed.sequence),
-            headers,
-            payload: letter.payload.clone(),
-        })
-        .await
+        self.publish(&filed.again()?).await
     }
 
     /// Keeps the blob of a rejected result beside its letter: the bucket forgets it long before the letter goes.

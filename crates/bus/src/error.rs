@@ -128,6 +128,15 @@ impl BusError {
         }
     }
 
+    /// Whether the server judged the message itself: the same message is refused for ever.
+    pub fn is_verdict(&self) -> bool {
+        match self {
+            Self::TooLarge { .. } => true,
+            Self::Refused { code, .. } => (400..500).contains(code) && ![404, 408, 429].contains(code),
+            _ => false,
+        }
+    }
+
     /// Whether what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { code: 404, .. })

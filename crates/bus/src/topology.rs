@@ -29,6 +29,11 @@ const CONSUMERS: &[(&str, &str)] = data!("consumers":
     "OW_JOBS.executor-manual" "OW_JOBS.executor-scheduled" "OW_RESULTS.writer" "OW_EVENTS.scheduler"
     "OW_EVENTS.drift" "OW_EVENTS.alerts" "OW_ADVISORIES.advisories");
 
+/// Names of all streams, those behind buckets included.
+pub fn streams() -> impl Iterator<Item = &'static str> {
+    STREAMS.iter().map(|(name, _)| *name)
+}
+
 /// How large the installation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {

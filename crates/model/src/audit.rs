@@ -80,6 +80,7 @@ pub const CATEGORIES: &[(&str, &str)] = &[
     ("host_key", "what machines prove themselves with"),
     ("message", "what could not be processed"),
     ("notification", "channels and what went to them"),
+    ("outbox", "messages on their way to the bus"),
     ("policy", "what is in force"),
     ("scan", "the life of a scan"),
     ("scheduler", "cadence, dispatch and the policy behind them"),
@@ -206,6 +207,12 @@ registry! {
 
     /// A message could not be processed and was put aside.
     MessageDeadLettered "message.dead_lettered" Error { stream: String, subject: String, stage: String, deliveries: u64, reason: String }
+    /// A dead letter was sent to its stream again.
+    MessageReplayed "message.replayed" Warning { letter: u64, stream: String, subject: String, stage: String }
+    /// A dead letter was thrown away.
+    MessageDropped "message.dropped" Warning { letter: u64, stream: String, subject: String, stage: String }
+    /// Messages wait in the outbox longer than they should.
+    OutboxStalled "outbox.relay.stalled" Error { sender: String, waiting: u64, oldest_seconds: u64 }
     /// A corpus was published.
     CorpusPublished "corpus.published" Info { digest: String, rules: u32, key_fingerprint: String }
     /// A token was made.

@@ -23,6 +23,7 @@ pub mod next_scan;
 pub mod outcome;
 pub mod plan;
 pub mod policy;
+pub mod retention;
 pub mod rotation;
 pub mod scan;
 pub mod schedule;

@@ -106,6 +106,10 @@ pub struct Filter {
     pub state: Option<ComplianceState>,
     /// Only names after this one: the last of the page before.
     pub after_name: Option<String>,
+    /// Only these, in one statement for a whole page.
+    pub ids: Option<Vec<HostId>>,
+    /// Also those that were removed.
+    pub removed: bool,
 }
 
 /// Registers a host. Its schedule row (due now), liveness row and state row appear with it. Called by the API, once
@@ -305,7 +309,8 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
            left join host_liveness l on l.host_id = h.id
            left join host_backoff_state b on b.host_id = h.id and b.probe_type = 'scan'
            left join scan o on o.host_id = h.id and o.state in ('queued', 'running')
-           where h.deleted_at is null
+           where (h.deleted_at is null or $7)
+             and ($8::uuid[] is null or h.id = any($8))
              and ($1::uuid is null or h.id = $1)
              and ($2::text is null or h.name = $2)
              and ($3::text is null or hs.compliance_state = $3)
@@ -323,6 +328,8 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
         filter.after_name,
         serde_json::json!(filter.labels),
         i64::from(limit),
+        filter.removed,
+        filter.ids.as_ref().map(|ids| ids.iter().map(|id| id.0).collect::<Vec<_>>()) as Option<Vec<Uuid>>,
     )
     .fetch_all(tx.connection())
     .await?;

@@ -101,6 +101,34 @@ pub async fn remove(store: &Store, ids: &[i64]) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Forgets one message together with what is told of it. Called by the relay for what the bus refuses for ever.
+///
+/// # Errors
+/// The database is away.
+pub async fn give_up(tx: &mut Tx<'_>, id: i64) -> Result<bool, StoreError> {
+    let done = sqlx::query!("delete from outbox where id = $1", id).execute(tx.connection()).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// How much waits, by sender. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn depths(tx: &mut Tx<'_>) -> Result<Vec<(String, Depth)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select sender, count(*) as "rows!",
+             extract(epoch from clock_timestamp() - min(created_at))::float8 as "oldest!"
+           from outbox group by sender order by sender"#
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let depth = |rows: i64, oldest: f64| Depth {
+        rows: rows.max(0).unsigned_abs(),
+        oldest: Duration::from_secs_f64(oldest.max(0.0)),
+    };
+    Ok(rows.into_iter().map(|r| (r.sender, depth(r.rows, r.oldest))).collect())
+}
+
 /// Whether a message still waits. Called by the rescuer before it gives up on a job.
 ///
 /// # Errors

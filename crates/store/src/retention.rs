@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use openwatch_model::retention::{DELIVERY_HOURS, INBOX_HOURS};
+
 use crate::{StoreError, Tx};
 
 /// How long things are kept.
@@ -14,9 +16,10 @@ pub struct Keep {
 }
 
 impl Default for Keep {
-    /// Events stay 30 days in their stream; deliveries are worth a quarter.
+    /// As the registry says.
     fn default() -> Self {
-        Self { inbox: Duration::from_secs(35 * 86_400), deliveries: Duration::from_secs(90 * 86_400) }
+        let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
+        Self { inbox: hours(INBOX_HOURS), deliveries: hours(DELIVERY_HOURS) }
     }
 }
 

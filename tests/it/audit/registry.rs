@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use openwatch_model::audit::{CATEGORIES, REGISTRY};
 
-fn checkout() -> PathBuf {
+pub(crate) fn checkout() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 

@@ -276,7 +276,7 @@ async fn drift_is_recorded_once_and_the_fleet_is_told_as_it_was() {
         (read::fleet(&mut tx, None).await.unwrap(), read::fleet(&mut tx, Some(then)).await.unwrap());
     assert_eq!((now.by_state[&ComplianceState::NonCompliant], now.rules.fail, now.hosts()), (1, 3, 1));
     assert_eq!((past.by_state[&ComplianceState::Compliant], past.rules.pass, past.hosts()), (1, 10, 1));
-    let was = read::hosts_at(&mut tx, then, None, None, 10).await.unwrap();
+    let was = read::hosts_at(&mut tx, then, &openwatch_store::host::Filter::default(), 10).await.unwrap();
     assert_eq!((was[0].state, was[0].counts.pass), (ComplianceState::Compliant, 10));
     let page = read::transactions(
         &mut tx,

@@ -65,6 +65,9 @@ pub struct HostChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "sudo")]
     pub sudo: Option<SudoMode>,
+    /// All labels that it is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// Tells `null` from absence.

@@ -1,5 +1,6 @@
 //! What goes over the wire, one file per resource. The command line decodes answers with these same types.
 
+mod admin;
 mod alert;
 mod audit;
 mod channel;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use admin::{ConsumerView, DeadLetterView, MetricsSnapshot, OutboxView, Replayed, Sample, StreamView};
 pub use alert::{Alert, AlertAction, SilenceAction};
 pub use audit::AuditEvent;
 pub use channel::{Channel, ChannelKind, NewChannel};

@@ -28,6 +28,7 @@ pub(crate) async fn change(
     Json(wanted): Json<HostChange>,
 ) -> Result<axum::Json<Host>, Failure> {
     wanted.user.as_deref().map_or(Ok(()), |user| validate::user("/user", user))?;
+    wanted.labels.as_ref().map_or(Ok(()), |labels| validate::labels("/labels", labels))?;
     let mut tx = api.begin().await?;
     let id = known_host(&mut tx, &named).await?;
     let mut changed = Vec::new();
@@ -40,6 +41,10 @@ pub(crate) async fn change(
         let jump = known_jump(&mut tx, "", jump.as_deref()).await?;
         host::set_jump(&mut tx, id, jump).await?;
         changed.push("jump");
+    }
+    if let Some(labels) = &wanted.labels {
+        host::set_labels(&mut tx, id, labels).await?;
+        changed.push("labels");
     }
     changed.extend(wanted.user.is_some().then_some("user"));
     changed.extend(wanted.sudo.is_some().then_some("sudo"));

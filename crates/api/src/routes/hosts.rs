@@ -1,14 +1,17 @@
 //! Hosts and what is known of them.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, Timestamp};
 use openwatch_store::host::{Filter, HostSummary};
-use openwatch_store::read::{self, RuleRow};
+use openwatch_store::read::{self, HostAt, RuleRow};
 use openwatch_store::{Tx, host};
 use serde::Deserialize;
+use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use super::schedule::scheduled;
@@ -33,6 +36,9 @@ pub(crate) struct HostsQuery {
     cursor: Option<String>,
     /// Most rows, 1 to 1000.
     limit: Option<u32>,
+    /// As they were then; now when absent. RFC 3339.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    as_of: Option<OffsetDateTime>,
 }
 
 /// Hosts by name, each with its compliance and whether it answers.
@@ -55,11 +61,30 @@ pub(crate) async fn list(
         after_name: asked.cursor.as_deref().map(name_of_cursor).transpose()?,
         ..Filter::default()
     };
-    let mut rows = host::list(&mut api.begin_read().await?, &filter, limit + 1).await?;
+    let mut tx = api.begin_read().await?;
+    let mut rows: Vec<Host> = match past(asked.as_of, tx.now())? {
+        None => host::list(&mut tx, &filter, limit + 1).await?.into_iter().map(view).collect(),
+        Some(at) => all_as_they_were(&mut tx, at, &filter, limit + 1).await?,
+    };
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(&last.name));
-    Ok(axum::Json(Page { items: rows.into_iter().map(view).collect(), next_cursor }))
+    Ok(axum::Json(Page { items: rows, next_cursor }))
+}
+
+/// A page of hosts at a moment, removed ones included if they were there then: two statements, however many hosts.
+async fn all_as_they_were(
+    tx: &mut Tx<'_>,
+    at: Timestamp,
+    filter: &Filter,
+    limit: u32,
+) -> Result<Vec<Host>, Failure> {
+    let then = read::hosts_at(tx, at, filter, limit).await?;
+    let ids = then.iter().map(|it| it.host).collect();
+    let named = Filter { ids: Some(ids), removed: true, ..Filter::default() };
+    let mut now: BTreeMap<_, _> =
+        host::list(tx, &named, limit).await?.into_iter().map(|row| (row.id, view(row))).collect();
+    Ok(then.into_iter().filter_map(|then| Some(changed_back(now.remove(&then.host)?, &then))).collect())
 }
 
 fn name_of_cursor(cursor: &str) -> Result<String, Failure> {
@@ -90,9 +115,14 @@ pub(crate) async fn show(
 
 /// What is not remembered (whether it answered, when it was due) is left out.
 async fn as_it_was(tx: &mut Tx<'_>, now: Host, at: Timestamp) -> Result<Host, Failure> {
-    let then = read::hosts_at(tx, at, Some(HostId(now.id)), None, 1).await?.pop();
+    let filter = Filter { id: Some(HostId(now.id)), ..Filter::default() };
+    let then = read::hosts_at(tx, at, &filter, 1).await?.pop();
     let then =
         then.ok_or_else(|| Failure::new(Code::HostNotFound, "it was not registered yet at that moment"))?;
+    Ok(changed_back(now, &then))
+}
+
+fn changed_back(now: Host, then: &HostAt) -> Host {
     let compliance = HostCompliance {
         state: then.state,
         score: Score::of(then.counts).percent(),
@@ -101,7 +131,7 @@ async fn as_it_was(tx: &mut Tx<'_>, now: Host, at: Timestamp) -> Result<Host, Fa
         last_scanned_at: then.verified.map(|(_, at)| at),
         next_scan_at: None,
     };
-    Ok(Host { compliance, liveness: None, schedule: None, ..now })
+    Host { compliance, liveness: None, schedule: None, ..now }
 }
 
 /// What each rule says about a host, now or as it was. All rules are on one page.

@@ -1,5 +1,6 @@
 //! One file per resource: take in, ask the store, answer.
 
+pub(crate) mod admin;
 pub(crate) mod alert_moves;
 pub(crate) mod alerts;
 pub(crate) mod ask;
@@ -7,6 +8,7 @@ pub(crate) mod audit;
 pub(crate) mod channels;
 pub(crate) mod credentials;
 pub(crate) mod drift;
+pub(crate) mod events;
 pub(crate) mod host_changes;
 pub(crate) mod host_edit;
 pub(crate) mod host_keys;

@@ -146,8 +146,14 @@ pub enum HostCommand {
         /// Most rows
         #[arg(long, default_value_t = 50)]
         limit: u32,
+        /// Only hosts in this compliance state
+        #[arg(long)]
+        state: Option<String>,
+        /// Only hosts with this label, written key=value
+        #[arg(long)]
+        label: Option<String>,
         #[command(flatten)]
-        client: ClientArgs,
+        look: LookArgs,
     },
     /// One host and its rules
     Show {

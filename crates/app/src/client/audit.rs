@@ -2,7 +2,7 @@
 
 use openwatch_api::dto::{AuditEvent, Page};
 
-use super::{Client, table};
+use super::{Client, moment, table};
 use crate::cli::AuditArgs;
 use crate::exit::Failure;
 
@@ -22,8 +22,8 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         ("actor", &args.actor),
         ("host", &args.host),
         ("cause", &args.cause),
-        ("since", &args.since),
-        ("until", &args.until),
+        ("since", &args.since.as_deref().map(moment)),
+        ("until", &args.until.as_deref().map(moment)),
     ] {
         query.extend(value.iter().map(|value| (name, value.clone())));
     }

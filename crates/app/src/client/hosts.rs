@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::host_keys::{accept_key, keys, parse_key};
-use super::{Client, table};
+use super::{Client, moment, table};
 use crate::cli::{HostAddArgs, HostCommand, HostSetArgs, LookArgs};
 use crate::exit::Failure;
 use crate::place::url_encode;
@@ -22,9 +22,13 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
     match command {
         HostCommand::Add(args) => add(args).await,
         HostCommand::Import { file, client } => import(&file, &Client::new(&client)?).await,
-        HostCommand::List { limit, client } => {
-            let client = Client::new(&client)?;
-            let page: Page<Host> = client.get("/hosts", &[("limit", limit.to_string())]).await?;
+        HostCommand::List { limit, state, label, look } => {
+            let client = Client::new(&look.client)?;
+            let mut query = vec![("limit", limit.to_string())];
+            query.extend(state.map(|state| ("state", state)));
+            query.extend(label.map(|label| ("label", label)));
+            query.extend(look.as_of.iter().map(|at| ("as_of", moment(at))));
+            let page: Page<Host> = client.get("/hosts", &query).await?;
             if client.json { table::json(&page.items) } else { list(&page.items) }
         }
         HostCommand::Show { host, look } => show(&host, look).await,
@@ -73,6 +77,7 @@ async fn set(args: HostSetArgs) -> Result<(), Failure> {
         jump: args.jump.map(|text| or_none(text, "none")),
         user: args.user,
         sudo: args.sudo.map(|text| if text == "sudo" { SudoMode::Sudo } else { SudoMode::None }),
+        labels: None,
     };
     if body == HostChange::default() {
         return Err(Failure::usage("say what changes: --credential, --jump, --user or --sudo"));
@@ -201,7 +206,7 @@ fn list(hosts: &[Host]) -> Result<(), Failure> {
 
 async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
     let client = Client::new(&look.client)?;
-    let as_of: Vec<_> = look.as_of.iter().map(|at| ("as_of", at.clone())).collect();
+    let as_of: Vec<_> = look.as_of.iter().map(|at| ("as_of", moment(at))).collect();
     let path = format!("/hosts/{}", url_encode(name));
     let host: Host = client.get(&path, &as_of).await?;
     let rules: Page<HostRule> = client.get(&format!("{path}/rules"), &as_of).await?;

@@ -5,7 +5,7 @@ use openwatch_model::scan::Lane;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{Client, table};
+use super::{Client, moment, table};
 use crate::cli::{AlertActionArgs, AlertCommand, ListArgs, LookArgs};
 use crate::exit::Failure;
 
@@ -15,7 +15,7 @@ use crate::exit::Failure;
 /// As the API's answer.
 pub async fn status(args: LookArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
-    let as_of: Vec<_> = args.as_of.iter().map(|at| ("as_of", at.clone())).collect();
+    let as_of: Vec<_> = args.as_of.iter().map(|at| ("as_of", moment(at))).collect();
     let it: StatusReport = client.get("/status", &as_of).await?;
     if client.json {
         return table::json(&it);
@@ -58,7 +58,7 @@ pub async fn status(args: LookArgs) -> Result<(), Failure> {
 fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.host.iter().map(|host| ("host", host.clone())));
-    query.extend(args.as_of.iter().map(|at| ("as_of", at.clone())));
+    query.extend(args.as_of.iter().map(|at| ("as_of", moment(at))));
     query
 }
 

@@ -179,6 +179,16 @@ async fn body(answer: reqwest::Response) -> Result<Vec<u8>, Failure> {
     if status.is_success() { Ok(bytes.into()) } else { Err(refused(status, &bytes)) }
 }
 
+/// A moment as the API reads it: a date means its first moment in UTC, the rest is for the API to judge.
+pub(crate) fn moment(text: &str) -> String {
+    let digits = |c: (usize, char)| if [4, 7].contains(&c.0) { c.1 == '-' } else { c.1.is_ascii_digit() };
+    if text.len() == 10 && text.char_indices().all(digits) {
+        format!("{text}T00:00:00Z")
+    } else {
+        text.to_owned()
+    }
+}
+
 fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
     read_secret(path).map_err(Failure::usage)
 }

@@ -118,7 +118,8 @@ impl Wiring<'_> {
         self.process.stage("scheduler", scheduler.run(self.process.shutdown.clone()));
         let policy = self.policy(&store, &signers);
         let (store, bus) = self.connect(Role::Caretaker, User::Caretaker, 4).await?;
-        let caretakers = Caretakers { store, bus, policy, pulse: self.process.pulse("caretakers") };
+        let patience = self.settings.patience();
+        let caretakers = Caretakers { store, bus, policy, patience, pulse: self.process.pulse("caretakers") };
         self.process.stage("caretakers", caretakers.run(self.process.shutdown.clone()));
         Ok(())
     }
@@ -271,11 +272,12 @@ impl Wiring<'_> {
         bound: impl FnOnce(std::net::SocketAddr) + Send + 'static,
     ) -> Result<(), Failure> {
         let keys = self.fresh(&["api.json"], KeyDir::api)?;
-        let (store, _bus) = self.connect(Role::Api, User::Api, 10).await?;
+        let (store, bus) = self.connect(Role::Api, User::Api, 10).await?;
         self.report("api", &store, &keys);
         let private_webhooks = config.listen.ip().is_loopback();
         let deps = ApiDeps {
             store,
+            bus,
             keys,
             health: self.process.health.clone(),
             metrics: Some(metrics),

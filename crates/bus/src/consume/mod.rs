@@ -52,6 +52,16 @@ pub struct Consumer {
 }
 
 impl Consumer {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::EXECUTOR_MANUAL,
+        Self::EXECUTOR_SCHEDULED,
+        Self::WRITER,
+        Self::SCHEDULER,
+        Self::DRIFT,
+        Self::ALERTS,
+        Self::ADVISORIES,
+    ];
     /// Jobs that people asked for.
     pub const EXECUTOR_MANUAL: Self = Self { stream: crate::subject::JOBS, name: "executor-manual" };
     /// Jobs that fell due.

@@ -3,7 +3,7 @@
 mod advisories;
 pub mod relay;
 mod rescuer;
-mod retention;
+pub mod retention;
 
 use openwatch_bus::Bus;
 use openwatch_bus::consume::Pulse;
@@ -23,6 +23,8 @@ pub struct Caretakers {
     pub bus: Bus,
     /// Names the corpus that must not be swept.
     pub policy: PolicyWatch,
+    /// How long things are kept.
+    pub patience: retention::Patience,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
 }
@@ -34,7 +36,13 @@ impl Caretakers {
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
         let rescuing = rescuer::run(self.store.clone(), self.bus.clone(), self.pulse, shutdown.clone());
-        let sweeping = retention::run(self.store.clone(), self.bus.clone(), self.policy, shutdown.clone());
+        let sweeping = retention::run(
+            self.store.clone(),
+            self.bus.clone(),
+            self.policy,
+            self.patience,
+            shutdown.clone(),
+        );
         let listening = advisories::run(self.store, self.bus, shutdown);
         let ((), (), listened) = tokio::join!(rescuing, sweeping, listening);
         listened

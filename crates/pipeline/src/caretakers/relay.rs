@@ -4,13 +4,16 @@
 
 use std::time::Duration;
 
-use openwatch_bus::{Bus, BusError};
+use openwatch_bus::dead_letter::DeadLetter;
+use openwatch_bus::{Bus, BusError, Outgoing, subject};
+use openwatch_model::audit::{MessageDeadLettered, OutboxStalled};
 use openwatch_store::listen::{self, Wake};
 use openwatch_store::{RelayLock, Store, StoreError, outbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
-use crate::out::outgoing;
+use crate::out::{Out, outgoing};
+use crate::trail;
 
 /// Rows taken at once: as many as one atomic batch holds.
 const BATCH: u32 = 1000;
@@ -18,6 +21,8 @@ const BATCH: u32 = 1000;
 const POLL: Duration = Duration::from_secs(1);
 /// How long to wait before another try when the lock is held, the bus or the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A message that waited longer is an affair for people.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// Relays a stage's rows until told to stop. Waits while another process does.
 ///
@@ -29,8 +34,9 @@ pub async fn run(
     sender: &'static str,
     shutdown: CancellationToken,
 ) -> Result<(), StageError> {
+    let mut told = false;
     while !shutdown.is_cancelled() {
-        match relay(&store, &bus, sender, &shutdown).await {
+        match relay(&store, &bus, sender, &mut told, &shutdown).await {
             Ok(()) => {}
             Err(StageError::Store(error)) if error.is_transient() => {
                 tracing::warn!(sender, %error, "the outbox waits for the database");
@@ -38,8 +44,25 @@ pub async fn run(
             Err(StageError::Bus(error)) => tracing::warn!(sender, %error, "the outbox waits for the bus"),
             Err(error) => return Err(error),
         }
+        if let Err(error) = tell_stalled(&store, sender, &mut told).await {
+            tracing::debug!(sender, %error, "whether the outbox stalls cannot be told");
+        }
         let _ = tokio::time::timeout(PAUSE, shutdown.cancelled()).await;
     }
+    Ok(())
+}
+
+/// Puts it on record, once for each time, that messages wait too long.
+async fn tell_stalled(store: &Store, sender: &str, told: &mut bool) -> Result<(), StoreError> {
+    let depth = outbox::depth(store, Some(sender)).await?;
+    let stalled = depth.oldest >= STALLED;
+    if stalled && !std::mem::replace(told, true) {
+        let oldest_seconds = depth.oldest.as_secs();
+        tracing::error!(sender, waiting = depth.rows, oldest_seconds, "the outbox has stalled");
+        let event = OutboxStalled { sender: sender.to_owned(), waiting: depth.rows, oldest_seconds };
+        trail::process(store, &event).await?;
+    }
+    *told &= stalled;
     Ok(())
 }
 
@@ -47,6 +70,7 @@ async fn relay(
     store: &Store,
     bus: &Bus,
     sender: &'static str,
+    told: &mut bool,
     shutdown: &CancellationToken,
 ) -> Result<(), StageError> {
     let Some(mut lock) = RelayLock::try_take(store, sender).await? else { return Ok(()) };
@@ -54,7 +78,15 @@ async fn relay(
     tracing::debug!(sender, "relaying the outbox");
     loop {
         lock.check().await?;
-        while drain(store, bus, sender).await? == BATCH as usize {}
+        let kept = loop {
+            let drained = drain(store, bus, sender).await?;
+            if drained.taken < BATCH as usize || drained.kept > 0 {
+                break drained.kept;
+            }
+        };
+        if kept > 0 || *told {
+            tell_stalled(store, sender, told).await?;
+        }
         tokio::select! {
             () = shutdown.cancelled() => {
                 // What was committed while stopping still goes out if it can at once; else the next process sends it.
@@ -78,11 +110,18 @@ async fn called(listener: &mut openwatch_store::Listener, sender: &str) -> Resul
     }
 }
 
-/// Sends one batch; returns how many rows were taken.
-async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<usize, StageError> {
+/// What became of one batch.
+struct Drained {
+    taken: usize,
+    /// Refused for now: no permission, say. They stay, and others do not wait for them.
+    kept: usize,
+}
+
+/// Sends one batch.
+async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<Drained, StageError> {
     let rows = outbox::take(store, sender, BATCH).await?;
     if rows.is_empty() {
-        return Ok(0);
+        return Ok(Drained { taken: 0, kept: 0 });
     }
     let taken = rows.len();
     let (ids, messages): (Vec<_>, Vec<_>) =
@@ -90,26 +129,65 @@ async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<usize, 
     let answers = bus.publish_all(&messages).await;
     let mut sent = Vec::with_capacity(taken);
     let mut failed: Option<BusError> = None;
-    for ((id, message), answer) in ids.into_iter().zip(&messages).zip(answers) {
+    let (mut kept, mut refused) = (0usize, Vec::new());
+    for ((id, message), answer) in ids.into_iter().zip(messages).zip(answers) {
         match answer {
             Ok(_) => sent.push(id),
+            Err(error)
+                if error.is_verdict() && subject::stream_of(&message.subject) != Some(subject::DLQ) =>
+            {
+                refused.push((id, message, error));
+            }
             Err(error) => {
                 if !error.is_outage() {
                     tracing::error!(sender, subject = message.subject, %error, "a message of the outbox is refused");
                 }
+                kept += 1;
                 failed = Some(error);
             }
         }
     }
     outbox::remove(store, &sent).await?;
     metrics::counter!("openwatch_outbox_relayed_total", "sender" => sender).increment(sent.len() as u64);
+    for (id, message, error) in refused {
+        give_up(store, sender, id, message, &error).await?;
+    }
     match failed {
         Some(error) if error.is_outage() => Err(error.into()),
-        // Refused messages stay and are counted; the others must not wait for them, and nobody spins over them.
+        // What we may not send may be ours to send tomorrow.
         Some(_) => {
-            metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(1);
-            Ok(sent.len().min(taken - 1))
+            metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(kept as u64);
+            Ok(Drained { taken, kept })
         }
-        None => Ok(taken),
+        None => Ok(Drained { taken, kept: 0 }),
     }
+}
+
+/// The server will never take it: then it is a dead letter, in one `tx` with its end here.
+async fn give_up(
+    store: &Store,
+    sender: &'static str,
+    id: i64,
+    message: Outgoing,
+    error: &BusError,
+) -> Result<(), StoreError> {
+    let reason = error.to_string();
+    tracing::error!(sender, subject = message.subject, reason, "a message of the outbox is a dead letter");
+    let mut tx = store.begin().await?;
+    if !outbox::give_up(&mut tx, id).await? {
+        return Ok(());
+    }
+    let mut out = Out::new(sender, message.message_id.clone());
+    let event = MessageDeadLettered {
+        stream: "outbox".to_owned(),
+        subject: message.subject.clone(),
+        stage: sender.to_owned(),
+        deliveries: 1,
+        reason: reason.clone(),
+    };
+    out.audit(&mut tx, &event).await?;
+    out.send(DeadLetter::of_unsent(sender, id.unsigned_abs(), message, &reason).encode());
+    out.commit(tx).await?;
+    metrics::counter!("openwatch_dead_lettered_total", "stage" => sender).increment(1);
+    Ok(())
 }

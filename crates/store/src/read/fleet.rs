@@ -7,7 +7,7 @@ use openwatch_model::outcome::Counts;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
 
-use crate::host::{count, counts};
+use crate::host::{Filter, count, counts};
 use crate::words::{alert_severity, compliance_state};
 use crate::{StoreError, Tx};
 
@@ -59,8 +59,7 @@ pub struct HostAt {
 pub async fn hosts_at(
     tx: &mut Tx<'_>,
     at: Timestamp,
-    host: Option<HostId>,
-    after_name: Option<&str>,
+    filter: &Filter,
     limit: u32,
 ) -> Result<Vec<HostAt>, StoreError> {
     let rows = sqlx::query!(
@@ -75,12 +74,20 @@ pub async fn hosts_at(
            where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
              and ($2::uuid is null or h.id = $2)
              and ($3::text is null or h.name > $3)
+             and ($5::text is null or coalesce(l.compliance_state, 'unknown') = $5)
+             -- Labels are as they are now: their past is not kept.
+             and not exists (
+               select from jsonb_each_text($6::jsonb) wanted
+               where not exists (
+                 select from host_label l where l.host_id = h.id and l.key = wanted.key and l.value = wanted.value))
            order by h.name
            limit $4"#,
         at,
-        host.map(|h| h.0),
-        after_name,
+        filter.id.map(|h| h.0),
+        filter.after_name,
         i64::from(limit),
+        filter.state.map(ComplianceState::as_str),
+        serde_json::json!(filter.labels),
     )
     .fetch_all(tx.connection())
     .await?;

@@ -140,8 +140,8 @@ pub struct CheckArgs {
     /// File with the login password; `-` asks at the terminal
     #[arg(long)]
     pub password_file: Option<PathBuf>,
-    /// Go through this host first: USER@HOST[:PORT]; its key is checked like that of the host
-    #[arg(long, short = 'J')]
+    /// Go through this host first; its key is checked like that of the host
+    #[arg(long, short = 'J', value_name = "USER@HOST[:PORT]")]
     pub jump: Option<String>,
     /// Private key file for the jump host; the one of -i when absent
     #[arg(long, requires = "jump")]

@@ -216,9 +216,10 @@ async fn the_deadline_keeps_what_was_answered() {
     let (observations, report) = run_with(&sshd, &plan, &sshd.secret(), &options).await.expect("runs");
     assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
     assert_eq!(out(&observations[0]), "kept\n");
-    assert_eq!(observations[1..], [Observation::Lost(Lost::Connection), Observation::Lost(Lost::Connection)]);
+    assert_eq!(observations[1], Observation::Lost(Lost::Connection));
+    assert_eq!(out(&observations[2]), "late\n", "on a single lane what may take long comes last");
     assert!(report.out_of_time);
-    gone("sleep 7777", Duration::from_secs(3)).await;
+    gone("sleep 7777", Duration::from_secs(10)).await;
 }
 
 // @spec remote-session
@@ -244,7 +245,7 @@ async fn cancelling_stops_and_clears_away() {
     };
     let (result, ()) = tokio::join!(session.run(&plan, &options, &secret), stop);
     assert!(matches!(result, Err(RemoteError::Cancelled)), "{result:?}");
-    gone("sleep 7778", Duration::from_secs(3)).await;
+    gone("sleep 7778", Duration::from_secs(10)).await;
 }
 
 // @spec remote-session

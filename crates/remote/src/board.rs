@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use openwatch_model::plan::{Lost, Observation, Plan};
+use openwatch_model::plan::{Command, Lost, Observation, Plan};
 
 use crate::pairing::Committed;
 use crate::script::Remains;
@@ -32,6 +32,9 @@ pub(crate) struct Board<'a> {
     /// Was underway when a connection went.
     suspected: Vec<bool>,
     queue: VecDeque<usize>,
+    /// Commands with more than the usual time. They come first and one to a share, so that two that take their time run on
+    /// two lanes; on a single lane they come last, and cost the others nothing when time runs out.
+    long: VecDeque<usize>,
     kept: usize,
     aborts: u32,
     /// What each open lane would leave behind if it were abandoned now.
@@ -56,6 +59,7 @@ impl<'a> Board<'a> {
             isolated: plan.commands.iter().map(|c| c.isolate).collect(),
             suspected: vec![false; plan.commands.len()],
             queue: VecDeque::new(),
+            long: VecDeque::new(),
             kept: 0,
             aborts: 0,
             live: BTreeMap::new(),
@@ -68,6 +72,8 @@ impl<'a> Board<'a> {
             if command.script.contains('\0') {
                 // No shell can be told this; nothing on the host is to blame.
                 board.settle(index, Observation::Lost(Lost::Protocol));
+            } else if command.limit > Command::DEFAULT_LIMIT {
+                board.long.push_back(index);
             } else {
                 board.queue.push_back(index);
             }
@@ -82,12 +88,24 @@ impl<'a> Board<'a> {
         let left = self.queue.len();
         let even = left.div_ceil(usize::from(others.max(1)));
         let share = left.div_ceil(2 * usize::from(lanes.max(1))).max(ahead.min(even)).max(CHUNK);
-        self.take_up_to(if lanes <= 1 { left } else { share })
+        if lanes <= 1 {
+            return self.take_up_to(left + self.long.len());
+        }
+        let long = self.long.pop_front();
+        let short = share.min(self.queue.len());
+        let turns: Vec<usize> = long.into_iter().chain(self.queue.drain(..short)).collect();
+        self.turns(turns)
     }
 
     pub(crate) fn take_up_to(&mut self, most: usize) -> Vec<Turn> {
-        let most = most.min(self.queue.len());
-        self.queue.drain(..most).map(|index| Turn { index, isolated: self.isolated[index] }).collect()
+        let short = most.min(self.queue.len());
+        let long = (most - short).min(self.long.len());
+        let turns: Vec<usize> = self.queue.drain(..short).chain(self.long.drain(..long)).collect();
+        self.turns(turns)
+    }
+
+    fn turns(&self, indices: Vec<usize>) -> Vec<Turn> {
+        indices.into_iter().map(|index| Turn { index, isolated: self.isolated[index] }).collect()
     }
 
     /// Puts back commands that were sent but not answered, through no fault of theirs.
@@ -112,7 +130,7 @@ impl<'a> Board<'a> {
     pub(crate) fn count_abort(&mut self) {
         self.aborts += 1;
         if self.aborts >= CAREFUL_AFTER {
-            for index in &self.queue {
+            for index in self.long.iter().chain(&self.queue) {
                 self.isolated[*index] = true;
             }
         }
@@ -137,7 +155,7 @@ impl<'a> Board<'a> {
 
     /// Whether nothing is left but commands of which one breaks connections.
     pub(crate) fn only_suspects(&self) -> bool {
-        self.queue.iter().all(|index| self.suspected[*index])
+        self.long.iter().chain(&self.queue).all(|index| self.suspected[*index])
     }
 
     /// A complete answer.
@@ -173,6 +191,7 @@ impl<'a> Board<'a> {
     /// Whatever has no answer by now gets none.
     pub(crate) fn lose_rest(&mut self, lost: Lost) {
         self.queue.clear();
+        self.long.clear();
         for index in 0..self.observations.len() {
             if self.observations[index].is_none() {
                 self.settle(index, Observation::Lost(lost));
@@ -181,7 +200,7 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+        !(self.queue.is_empty() && self.long.is_empty())
     }
 
     pub(crate) fn is_settled(&self) -> bool {
@@ -204,7 +223,7 @@ impl<'a> Board<'a> {
 
 #[cfg(test)]
 mod tests {
-    use openwatch_model::plan::{Command, Done};
+    use openwatch_model::plan::Done;
 
     use super::*;
 
@@ -230,6 +249,22 @@ mod tests {
             seen.extend(share.iter().map(|t| t.index));
         }
         assert_eq!(seen, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_takes_long_comes_first_and_one_to_a_share() {
+        let mut plan = plan(9);
+        plan.commands[5].limit = Command::DEFAULT_LIMIT * 12;
+        plan.commands[7].limit = Command::DEFAULT_LIMIT * 12;
+        plan.commands[8].limit = Command::DEFAULT_LIMIT * 12;
+        let indices = |turns: Vec<Turn>| turns.into_iter().map(|turn| turn.index).collect::<Vec<_>>();
+        let mut board = Board::new(&plan, Caps::default(), None);
+        assert_eq!(indices(board.take(2, 2, 0)), [5, 0, 1, 2, 3]);
+        assert_eq!(indices(board.take(2, 2, 0)), [7, 4, 6]);
+        assert_eq!(indices(board.take(2, 2, 0)), [8]);
+        assert!(!board.has_queue());
+        let mut board = Board::new(&plan, Caps::default(), None);
+        assert_eq!(indices(board.take(1, 1, 0)), [0, 1, 2, 3, 4, 6, 5, 7, 8]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use openwatch_model::scan::Selection;
 
 use crate::corpus::Corpus;
 use crate::facts::Facts;
-use crate::method::{self, Judge, Source, Step, Stop};
+use crate::method::{self, Judge, Source, Step, Stop, View, Walk};
 use crate::order::order;
 use crate::platform;
 use crate::rule::{Leaf, Rule};
@@ -90,6 +90,17 @@ impl PlannedRule {
         indices
     }
 
+    fn steps_mut(&mut self) -> impl Iterator<Item = &mut Step> {
+        let checks = match &mut self.work {
+            Work::Checks(checks) => checks.as_mut_slice(),
+            Work::Decided { .. } => &mut [],
+        };
+        checks.iter_mut().flat_map(|check| match check {
+            PlannedCheck::Ready(ready) => ready.steps.as_mut_slice(),
+            PlannedCheck::Stop(_) => &mut [],
+        })
+    }
+
     fn ready(&self) -> impl Iterator<Item = &ReadyCheck> {
         let checks = match &self.work {
             Work::Checks(checks) => checks.as_slice(),
@@ -157,6 +168,11 @@ pub(crate) fn compile(corpus: &Corpus, facts: &Facts, selection: &Selection) -> 
                 work: Work::Decided { status: Status::Skipped, detail: it.reason.clone() },
             },
         );
+    }
+    for step in rules.values_mut().flat_map(PlannedRule::steps_mut) {
+        if matches!(&step.view, View::Walk(walk) if !commands.shares(walk)) {
+            step.view = View::Whole;
+        }
     }
     let known = |id: &String| corpus.rule(id).is_some() || corpus.unusable().any(|it| it.id == *id);
     CheckPlan {
@@ -237,6 +253,8 @@ struct Commands {
     indices: HashMap<String, usize>,
     /// Where the query for packages stands, and whom it asks about.
     packages: Option<(usize, BTreeSet<String>)>,
+    /// For each tree, where its walk stands, and the scripts that make it.
+    walks: BTreeMap<String, (usize, BTreeMap<String, Walk>)>,
 }
 
 impl Commands {
@@ -252,6 +270,15 @@ impl Commands {
                 }
                 index
             }
+            Source::Walk(walk) => {
+                let (index, walks) =
+                    self.walks.entry(walk.tree.clone()).or_insert_with(|| (next, BTreeMap::new()));
+                if walks.is_empty() {
+                    self.scripts.push(walk.script.clone());
+                }
+                walks.entry(walk.script.clone()).or_insert_with(|| walk.clone());
+                *index
+            }
             Source::Script(script) => {
                 if let Some(index) = self.indices.get(script) {
                     return *index;
@@ -263,11 +290,19 @@ impl Commands {
         }
     }
 
+    /// Whether another script makes the same walk.
+    fn shares(&self, walk: &Walk) -> bool {
+        self.walks.get(&walk.tree).is_some_and(|(_, walks)| walks.len() > 1)
+    }
+
     fn plan(&self) -> Plan {
         let mut commands: Vec<_> = self.scripts.iter().map(|script| shell::command(script)).collect();
         if let Some((index, names)) = &self.packages {
             let script = method::package_query(names.iter().map(String::as_str));
             commands[*index] = shell::long_command(script);
+        }
+        for (index, walks) in self.walks.values().filter(|(_, walks)| walks.len() > 1) {
+            commands[*index] = shell::long_command(method::shared_walk(walks.values()));
         }
         Plan { commands }
     }

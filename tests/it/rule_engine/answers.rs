@@ -18,7 +18,19 @@ async fn many_rules_ask_a_tool_once() {
         "rpm",
         "shift; e=0; for p; do case $p in p[13]) echo \"$p-1-1.noarch\";; *) echo \"package $p is not installed\"; e=$((e+1));; esac; done; exit $e",
     );
+    host.tool("find", "exec /usr/bin/find \"$@\"");
+    let tree = host.path("tree").display().to_string();
+    std::fs::create_dir(&tree).unwrap();
+    for name in ["t1", "t3"] {
+        std::fs::write(format!("{tree}/{name}"), "").unwrap();
+    }
     for n in 0..40 {
+        let walk = format!("find {tree} -xdev -type f -name t{n} 2>/dev/null");
+        host.rule(
+            &format!("walk-{n}"),
+            "",
+            &format!("method: command, cmd: '{walk}', expected_output: t{n}"),
+        );
         host.rule(
             &format!("audit-{n}"),
             "",
@@ -37,11 +49,14 @@ async fn many_rules_ask_a_tool_once() {
     for (tool, calls) in [("auditctl", 1), ("sshd -T", 1), ("lsmod", 1), ("rpm", 1), ("modprobe", 40)] {
         assert_eq!(host.calls(tool), calls, "{tool}");
     }
+    // Once to see whether this find can do it, once to walk.
+    assert_eq!(host.calls(&format!("find {tree} -xdev")), 2);
     assert_eq!(report.whole["executions"], 3, "one to look, one for each lane");
     for n in 0..40 {
         let is = |holds: bool| if holds { "pass" } else { "fail" };
         report.says(&[
             (&format!("audit-{n}"), is(n == 1 || n == 3)),
+            (&format!("walk-{n}"), is(n == 1 || n == 3)),
             (&format!("sshd-{n}"), is(n == 1 || n == 3)),
             (&format!("module-{n}"), is(n != 2)),
             (&format!("package-{n}"), is(n == 1 || n == 3)),
@@ -55,6 +70,9 @@ async fn many_rules_ask_a_tool_once() {
     let module = report.evidence("module-2");
     assert_eq!((module.len(), &module[0]["command"]), (1, &"lsmod 2>/dev/null | grep -qw 'm2'".into()));
     assert_eq!(report.evidence("module-3").len(), 2);
+    let walk = &report.evidence("walk-3")[0];
+    assert_eq!(walk["command"], format!("find {tree} -xdev -type f -name t3 2>/dev/null"));
+    assert_eq!(walk["stdout"], format!("{tree}/t3"));
     let package = &report.evidence("package-7")[0];
     assert!(package["command"].as_str().unwrap().starts_with("rpm -q 'p7' "), "{package}");
     assert_eq!(package["exit_code"], 1);

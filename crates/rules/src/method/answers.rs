@@ -63,6 +63,14 @@ impl<'a> Answers<'a> {
                     Some(installed) => silent(i32::from(installed != *wanted)),
                     None => Answer::Lost(Lost::Protocol),
                 },
+                View::Walk(walk) => match walk.answer(&done.stdout) {
+                    Some((exit, stdout)) => Answer::Said {
+                        exit,
+                        stdout: Cow::Borrowed(stdout),
+                        stderr: Cow::Borrowed(&done.stderr),
+                    },
+                    None => Answer::Lost(Lost::Protocol),
+                },
             },
         };
         self.asked.push((step, answer.clone()));

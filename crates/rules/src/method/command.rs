@@ -13,7 +13,7 @@ pub(super) fn compile(leaf: &Leaf) -> Result<Ready, Stop> {
     let output = output.map(|value| if let Value::Text(text) = value { text.clone() } else { String::new() });
     let exit = leaf.params.get("expected_exit").and_then(Value::int).unwrap_or(0);
     let not_assessable = leaf.params.get("not_assessable_exit").and_then(Value::int);
-    one(Step::whole(script), move |seen| {
+    one(Step::script(script), move |seen| {
         let found = i64::from(seen.exit);
         if Some(found) == not_assessable {
             let reason = match seen.trimmed() {

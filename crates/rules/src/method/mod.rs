@@ -19,12 +19,14 @@ mod state;
 mod sysctl;
 #[cfg(test)]
 mod testing;
+mod walk;
 
 use openwatch_model::Status;
 
 pub(crate) use answers::{Answer, Answers, LostStep, text as answer_text};
 pub(crate) use contract::{CONTRACTS, Contract};
 pub(crate) use package_query::package_query;
+pub(crate) use walk::{Walk, shared_walk};
 
 use crate::rule::{Leaf, Value};
 
@@ -57,6 +59,8 @@ pub(crate) enum View {
     LsmodWord(String),
     /// Whether a package is installed, out of one query for every package that the plan asks about.
     Package { name: String, wanted: bool },
+    /// A script whose walk of a file tree other scripts make as well.
+    Walk(Box<Walk>),
 }
 
 /// What has to run for a step.
@@ -65,11 +69,19 @@ pub(crate) enum Source<'s> {
     Script(&'s str),
     /// This name in the query of [`package_query`].
     Package(&'s str),
+    /// Among the scripts of [`shared_walk`].
+    Walk(&'s Walk),
 }
 
 impl Step {
     pub(crate) fn whole(command: impl Into<String>) -> Self {
         Self { command: command.into(), view: View::Whole }
+    }
+
+    /// A rule's own script. Its walk of a file tree may be shared.
+    pub(crate) fn script(script: &str) -> Self {
+        let view = Walk::of(script).map_or(View::Whole, |walk| View::Walk(Box::new(walk)));
+        Self { command: script.to_owned(), view }
     }
 
     /// What really runs.
@@ -79,6 +91,7 @@ impl Step {
             View::SshdKey(_) => Source::Script(sshd::SCRIPT),
             View::LsmodWord(_) => Source::Script(module::LSMOD),
             View::Package { name, .. } => Source::Package(name),
+            View::Walk(walk) => Source::Walk(walk),
         }
     }
 }

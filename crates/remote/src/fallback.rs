@@ -75,7 +75,7 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
 }
 
 /// Clears away what commands left that had to be ended, in an execution that runs nothing else.
-async fn bury(runner: &Runner<'_, '_>, elevation: Elevation, shell: &str) {
+pub(crate) async fn bury(runner: &Runner<'_, '_>, elevation: Elevation, shell: &str) {
     if lock(runner.board).unburied.is_empty() {
         return;
     }

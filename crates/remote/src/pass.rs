@@ -151,7 +151,11 @@ impl Pass<'_, '_> {
                 let indices = turns.iter().map(|t| t.index);
                 match why {
                     // The shell may have got as far as its commands without our hearing of it.
-                    NotOpen::Gone => board.suspect(indices, matches!(mode, Mode::Single { .. })),
+                    NotOpen::Gone => {
+                        board.suspect(indices, matches!(mode, Mode::Single { .. }));
+                        let spooled = turns.iter().any(|turn| turn.isolated);
+                        board.unburied.push(Remains { group: None, spool, spooled });
+                    }
                     _ => board.give_back(indices),
                 }
                 board.unburied.extend(bury);

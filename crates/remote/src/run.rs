@@ -85,7 +85,7 @@ pub(crate) async fn run(
     }
     let mut runner =
         Runner { session, options, secret, deadline, board: &board, tag: &tag, report: &mut report };
-    runner.bury_after_a_break().await;
+    runner.bury_the_rest().await;
     let board = board.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     report.executions = board.executions;
     report.lanes = board.greeted;
@@ -376,16 +376,25 @@ impl<'p> Runner<'_, 'p> {
         PassEnd::Gone
     }
 
-    /// Where the last connection broke while an isolated command ran, its spool is still there: worth one more login, if
-    /// the host comes back. What else a lane leaves ends by itself.
-    async fn bury_after_a_break(&mut self) {
-        let Some(Shells::Batch { elevation, wrapper }) = self.session.shells.clone() else { return };
+    /// A spool that nobody could clear away, because the connection broke or the host had no slot for it, is worth one more
+    /// login, if the host comes back. What else a lane leaves ends by itself.
+    async fn bury_the_rest(&mut self) {
         let spools = lock(self.board).unburied.iter().any(|remains| remains.spooled);
-        if spools
-            && self.session.connection.handle.is_closed()
-            && let Ok(true) = reconnect(self.session, self.secret, self.deadline, self.report).await
-        {
-            self.bury(&self.shared(elevation, wrapper), PassEnd::Settled).await;
+        let closed = self.session.connection.handle.is_closed();
+        let there = spools
+            && (!closed
+                || matches!(
+                    reconnect(self.session, self.secret, self.deadline, self.report).await,
+                    Ok(true)
+                ));
+        match self.session.shells.clone() {
+            Some(Shells::Batch { elevation, wrapper }) if there => {
+                self.bury(&self.shared(elevation, wrapper), PassEnd::Settled).await;
+            }
+            Some(Shells::Single { elevation, shell, .. }) if there => {
+                fallback::bury(self, elevation, shell).await;
+            }
+            _ => {}
         }
     }
 

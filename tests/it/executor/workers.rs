@@ -1,5 +1,6 @@
 //! Worker processes: traced, and cut off from a check.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
@@ -75,13 +76,20 @@ async fn a_check_that_is_lost_on_the_way_is_an_error() {
     let stages = Stages::under(TOFU).await;
     let sshd = Options::new().start();
     let (proxy, marker) = (Proxy::to(sshd.port()).await, sshd.dir().join("begun"));
+    let ran = sshd.dir().join("ran");
+    std::fs::create_dir(&ran).unwrap();
+    std::fs::set_permissions(&ran, std::fs::Permissions::from_mode(0o777)).unwrap();
     let names: Vec<String> = (0..12).map(|n| format!("rule-{n:02}")).collect();
     // A command of its own for each: what is said twice is run once.
-    let runs: Vec<String> = names.iter().map(|name| format!("echo {name}")).collect();
+    let runs: Vec<String> = names.iter().map(|name| format!("touch {}/{name}", ran.display())).collect();
     let mut rules: Vec<_> =
         names.iter().zip(&runs).map(|(name, run)| (name.as_str(), run.as_str())).collect();
-    // The last one: when it runs, all the others are done, or nearly so.
-    let last = format!("touch {}; sleep 8", marker.display());
+    // The last one waits for the others, and until their answers are here.
+    let last = format!(
+        "until [ $(ls {} | wc -l) = 11 ]; do sleep 0.1; done; sleep 1; touch {}; sleep 8",
+        ran.display(),
+        marker.display()
+    );
     rules[11].1 = &last;
     stages.publish(&rules).await;
     let control = control(&stages).await;

@@ -24,14 +24,14 @@ async fn enter(server: &Scripted) -> Result<Session, RemoteError> {
     connect(&target, &policy, &limits, &CancellationToken::new()).await?.login(&secret()).await
 }
 
-/// Ten commands of a second each, within five seconds.
+/// Ten commands of a second each, within five seconds and the ten that clearing away may take.
 async fn measure(server: &Scripted) -> Result<(Vec<Observation>, RunReport), RemoteError> {
     let mut plan = plan(&["echo x"; 10]);
     plan.commands.iter_mut().for_each(|c| c.limit = Duration::from_secs(1));
     let since = Instant::now();
     let options = RunOptions::within(Duration::from_secs(5));
     let result = enter(server).await?.run(&plan, &options, &secret()).await;
-    assert!(since.elapsed() < Duration::from_secs(14), "took {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(20), "took {:?}", since.elapsed());
     result
 }
 

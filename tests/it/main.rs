@@ -12,6 +12,7 @@ mod audit;
 mod bench;
 mod bench_dispatch;
 mod bus;
+mod canary;
 mod check;
 mod compose;
 mod credentials;

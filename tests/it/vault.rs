@@ -20,10 +20,10 @@ use crate::trunk::ground::Ground;
 use crate::trunk::rest::Rest;
 use crate::trunk::tables::{self, count, execute, texts};
 
-type Bytes = Vec<u8>;
+pub(crate) type Bytes = Vec<u8>;
 
 /// The forms in which a text may lie around: as it is, hex and base64 of it (each alignment), and without its line ends.
-fn forms(secret: &str) -> Vec<Bytes> {
+pub(crate) fn forms(secret: &str) -> Vec<Bytes> {
     let mut forms = vec![secret.as_bytes().to_vec(), hex::encode(secret).into_bytes()];
     for skipped in 0..3 {
         // Whole groups only: the edges depend on what stands beside.
@@ -34,12 +34,12 @@ fn forms(secret: &str) -> Vec<Bytes> {
     forms
 }
 
-fn holds(haystack: &[u8], forms: &[Bytes]) -> bool {
+pub(crate) fn holds(haystack: &[u8], forms: &[Bytes]) -> bool {
     forms.iter().any(|form| haystack.windows(form.len()).any(|part| part == form.as_slice()))
 }
 
 /// Every file below, except those with that name.
-fn files_with(dir: &Path, forms: &[Bytes], found: &mut Vec<String>) {
+pub(crate) fn files_with(dir: &Path, forms: &[Bytes], found: &mut Vec<String>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -51,7 +51,7 @@ fn files_with(dir: &Path, forms: &[Bytes], found: &mut Vec<String>) {
 }
 
 /// Columns of all tables that hold it, in whatever type.
-async fn columns_with(db: &mut PgConnection, forms: &[Bytes]) -> Vec<String> {
+pub(crate) async fn columns_with(db: &mut PgConnection, forms: &[Bytes]) -> Vec<String> {
     let tables = texts(db, "select table_name::text from information_schema.tables where table_schema = 'public' and table_type = 'BASE TABLE'").await;
     assert!(tables.len() > 15, "{tables:?}");
     let mut found = Vec::new();
@@ -66,7 +66,7 @@ async fn columns_with(db: &mut PgConnection, forms: &[Bytes]) -> Vec<String> {
 }
 
 /// Every message of every stream, results taken out of their compression.
-async fn messages_with(admin: &Bus, forms: &[Bytes]) -> Vec<String> {
+pub(crate) async fn messages_with(admin: &Bus, forms: &[Bytes]) -> Vec<String> {
     let mut found = Vec::new();
     for stream in [
         "OW_JOBS",

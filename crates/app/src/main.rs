@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     if let Some(code) = private::hidden_entry() {
         return code;
     }
+    run::no_core_dumps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

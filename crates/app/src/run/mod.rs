@@ -77,13 +77,19 @@ pub fn metrics() -> Result<PrometheusHandle, Failure> {
     PrometheusBuilder::new().install_recorder().map_err(|e| Failure::new(INTERNAL, e))
 }
 
-/// Secrets live in this memory: no core dump, no other process of the user may read it.
+/// Secrets live in this memory, and in that of the servers that this process starts: none of them leaves a core dump.
+pub fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    // Lowering a limit is always allowed.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+}
+
+/// No other process of the user may read this memory. After the last child was started: the children are found through
+/// our own executable.
 pub fn harden() {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if setrlimit(Resource::Core, none).is_err()
-        || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err()
-    {
-        tracing::warn!("core dumps could not be switched off");
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    no_core_dumps();
+    if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        tracing::warn!("other processes of this user may read the memory of this one");
     }
 }

@@ -243,8 +243,14 @@ async fn only_the_current_attempt_of_an_open_scan_is_answered() {
     assert_eq!(ask(&bus, &stranger, &good, &key).await, None);
     let unsigned = bus.request(VAULT_RELEASE, &[], good.encode(), Duration::from_secs(2)).await;
     assert!(unsigned.is_err(), "silence");
+    // Taken off the wire, with another public key in the place of the worker's.
+    let (thief, honest) = (EphemeralKey::generate(), keys.sign_request(&good.encode()));
+    let swapped = Request { public_key: thief.public().to_vec(), ..good.clone() };
+    let headers = [(KEY_ID.to_owned(), honest.kid.to_string()), (MAC.to_owned(), honest.tag.to_string())];
+    let answer = bus.request(VAULT_RELEASE, &headers, swapped.encode(), Duration::from_secs(2)).await;
+    assert!(answer.is_err(), "silence");
     let told = refusals(&fleet).await;
-    assert_eq!(told[told.len() - 2..], ["bad_signature", "bad_signature"], "{told:?}");
+    assert_eq!(told[told.len() - 3..], ["bad_signature"; 3], "{told:?}");
     assert_eq!(
         count(&mut fleet.db().await, "select sum(grants)::bigint from scan").await,
         0,

@@ -34,6 +34,7 @@ mod rotation;
 mod rule_engine;
 mod scheduler;
 mod store;
+mod tls;
 mod trunk;
 mod vault;
 mod writer;

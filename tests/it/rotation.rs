@@ -1,11 +1,13 @@
 //! Rotating the data-encryption key under load, and with crashes in the middle.
 
+use std::path::Path;
 use std::time::Duration;
 
 use openwatch_tests::sshd::Options;
 use openwatch_tests::{Program, Stack, eventually};
 use serde_json::Value;
 
+use crate::trunk::fleet::{Fleet, ran};
 use crate::trunk::ground::Ground;
 use crate::trunk::tables::{self, count, texts};
 
@@ -125,7 +127,6 @@ async fn a_crash_at_any_step_of_a_rotation_is_gone_on_from() {
 // @ac AC-08
 #[tokio::test]
 async fn processes_with_directories_of_their_own_follow_their_files() {
-    use crate::trunk::fleet::{Fleet, ran};
     proves("AC-08");
     let (ground, sshd) = (Ground::new(1), Options::new().start());
     let mut fleet = Fleet::start(&ground.rules(), 1).await;
@@ -210,4 +211,60 @@ async fn processes_with_directories_of_their_own_follow_their_files() {
         count(&mut db, "select count(*) from audit_event where action = 'scheduler.job.hmac_rejected'").await,
         0
     );
+}
+
+// @spec credential-store
+// @ac AC-11
+#[tokio::test]
+async fn each_process_is_issued_what_it_needs_and_nothing_else() {
+    proves("AC-11");
+    let dir = tempfile::tempdir().unwrap();
+    let (master, out) = (dir.path().join("master"), dir.path().join("out"));
+    ran(Program::new(["keys", "init", "--dir"]).arg(&master)).await;
+    let dek = hex::encode(std::fs::read(master.join("dek")).unwrap());
+    let signing = std::fs::read_to_string(master.join("policy/policy.key")).unwrap();
+    let [public, whole] = ["nats/users.conf", "policy/trusted.json"];
+    for (what, files, keys) in [
+        ("executor", &["executor.json", "nats/executor.nk"][..], &["queue", "executor"][..]),
+        ("scheduler", &["nats/caretaker.nk", "nats/scheduler.nk", "scheduler.json"], &["queue"]),
+        ("writer", &["nats/writer.nk", "writer.json"], &["executor", "result_root"]),
+        ("api", &["api.json", "nats/api.nk", "nats/reader.nk"], &["vault_public"]),
+        ("stages", &["nats/alerts.nk", "nats/drift.nk", "nats/liveness.nk"], &[]),
+        ("vault", &["dek", "nats/vault.nk"], &[]),
+    ] {
+        let place = out.join(what);
+        ran(Program::new(["keys", "issue", what, "--dir"]).arg(&master).arg("--out").arg(&place)).await;
+        let mut found = below(&place, &place);
+        found.retain(|file| file != whole);
+        assert_eq!(found, files, "{what}");
+        for file in &found {
+            let text = String::from_utf8_lossy(&std::fs::read(place.join(file)).unwrap()).into_owned();
+            assert!(!text.contains(&dek) && !signing.contains(text.trim()), "{what}: {file}");
+            if file.ends_with(".json") {
+                let it: serde_json::Value = serde_json::from_str(&text).unwrap();
+                let entry = it["keys"][0].as_object().unwrap();
+                let mut held: Vec<_> = entry.iter().filter(|(_, value)| !value.is_null()).collect();
+                held.retain(|(name, _)| *name != "id");
+                let held: std::collections::BTreeSet<_> =
+                    held.iter().map(|(name, _)| name.as_str()).collect();
+                assert_eq!(held, keys.iter().copied().collect(), "{what}: {file}");
+            }
+        }
+        assert!(!place.join(public).exists() && !place.join("policy/policy.key").exists(), "{what}");
+    }
+}
+
+/// Names of all files below, in order.
+fn below(root: &Path, dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(below(root, &path));
+        } else {
+            found.push(path.strip_prefix(root).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    found
 }

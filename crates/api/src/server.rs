@@ -9,9 +9,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
@@ -44,6 +45,8 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// Authorities: only clients with a certificate of theirs are let in.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Why the API is not served.
@@ -127,10 +130,24 @@ fn tls_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, ApiError> {
         .map_err(|error| bad(&files.certificate, error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| bad(&files.key, error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(certificates, key)?;
+    let config =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let config = match &files.client_ca {
+        None => config.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            let all = CertificateDer::pem_file_iter(path).map_err(|error| bad(path, error))?;
+            for certificate in all {
+                roots.add(certificate.map_err(|error| bad(path, error))?)?;
+            }
+            let roots = Arc::new(roots);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .build()
+                .map_err(|error| ApiError::TlsFile { path: path.clone(), reason: error.to_string() })?;
+            config.with_client_cert_verifier(verifier)
+        }
+    };
+    let config = config.with_single_cert(certificates, key)?;
     Ok(Arc::new(config))
 }
 
@@ -216,8 +233,11 @@ mod tests {
 
     #[test]
     fn a_missing_certificate_names_the_file() {
-        let files =
-            TlsFiles { certificate: "/nonexistent/cert.pem".into(), key: "/nonexistent/key.pem".into() };
+        let files = TlsFiles {
+            certificate: "/nonexistent/cert.pem".into(),
+            key: "/nonexistent/key.pem".into(),
+            client_ca: None,
+        };
         let text = tls_config(&files).unwrap_err().to_string();
         assert!(text.contains("/nonexistent/cert.pem"), "{text}");
     }

@@ -15,6 +15,7 @@ use openwatch_store::retention::Keep;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{ApiArgs, DatabaseArgs, ExecutorArgs, KeyArgs, NatsArgs, StageArgs, UpArgs};
+use crate::links::{self, LinkTls};
 
 /// The file as written.
 #[derive(Debug, Default, Deserialize)]
@@ -60,6 +61,8 @@ pub struct DatabaseSection {
     pub url_file: Option<PathBuf>,
     /// URL without a password.
     pub url: Option<String>,
+    /// Reach it beyond this machine without proof that it is the right one.
+    pub plain_beyond_loopback: bool,
 }
 
 /// NATS.
@@ -70,6 +73,12 @@ pub struct NatsSection {
     pub servers: Vec<String>,
     /// CA certificates in PEM.
     pub ca: Option<PathBuf>,
+    /// Our certificate in PEM, where the servers ask for one; with `key`.
+    pub certificate: Option<PathBuf>,
+    /// Its private key in PEM, mode 0600; with `certificate`.
+    pub key: Option<PathBuf>,
+    /// Reach it beyond this machine without encryption.
+    pub plain_beyond_loopback: bool,
 }
 
 /// REST.
@@ -82,6 +91,8 @@ pub struct ApiSection {
     pub certificate: Option<PathBuf>,
     /// TLS private key in PEM; with `certificate`.
     pub key: Option<PathBuf>,
+    /// CA certificates in PEM: only clients with a certificate of theirs are let in.
+    pub client_ca: Option<PathBuf>,
     /// Serve plain HTTP beyond this machine too, because something in front speaks TLS.
     pub plain_beyond_loopback: bool,
 }
@@ -120,12 +131,14 @@ pub struct Settings {
     pub database_url: Option<zeroize::Zeroizing<String>>,
     /// NATS servers.
     pub nats_servers: Vec<String>,
-    /// NATS CA file.
-    pub nats_ca: Option<PathBuf>,
+    /// TLS towards NATS.
+    pub nats_tls: LinkTls,
     /// REST address.
     pub api_listen: Option<String>,
     /// TLS certificate and key of REST.
     pub api_tls: Option<(PathBuf, PathBuf)>,
+    /// Whose certificates REST clients must have.
+    pub api_client_ca: Option<PathBuf>,
     /// Plain HTTP beyond this machine.
     pub api_plain_beyond_loopback: bool,
     /// Health address.
@@ -200,10 +213,18 @@ pub struct Flags {
     pub database_url: Option<String>,
     /// PostgreSQL, in a file.
     pub database_url_file: Option<PathBuf>,
+    /// PostgreSQL without proof beyond this machine.
+    pub plain_database: bool,
     /// NATS.
     pub nats_url: Vec<String>,
     /// NATS CA.
     pub nats_ca: Option<PathBuf>,
+    /// Certificate for NATS.
+    pub nats_certificate: Option<PathBuf>,
+    /// Its key.
+    pub nats_key: Option<PathBuf>,
+    /// NATS without encryption beyond this machine.
+    pub plain_nats: bool,
     /// Keys.
     pub keys: Option<PathBuf>,
     /// Policy.
@@ -224,12 +245,16 @@ impl Flags {
     fn database(mut self, args: DatabaseArgs) -> Self {
         self.database_url = args.database_url;
         self.database_url_file = args.database_url_file;
+        self.plain_database = args.plain_database;
         self
     }
 
     fn nats(mut self, args: NatsArgs) -> Self {
         self.nats_url = args.nats_url;
         self.nats_ca = args.nats_ca;
+        self.nats_certificate = args.nats_certificate;
+        self.nats_key = args.nats_key;
+        self.plain_nats = args.plain_nats;
         self
     }
 
@@ -318,17 +343,21 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         Some(path) => read_secret(&path).map_err(|problem| problems.push(problem)).ok(),
         None => url.map(zeroize::Zeroizing::new),
     };
-    if let Some(url) = &database_url
-        && !(url.starts_with("postgres://") || url.starts_with("postgresql://"))
-    {
-        problems.push("the database URL must begin with postgres://".into());
+    if let Some(url) = &database_url {
+        problems.extend(links::database(url, flags.plain_database || file.database.plain_beyond_loopback));
     }
     let nats_servers = if flags.nats_url.is_empty() { file.nats.servers } else { flags.nats_url };
-    for server in &nats_servers {
-        if !(server.starts_with("nats://") || server.starts_with("tls://")) {
-            problems.push(format!("NATS server `{server}` must begin with nats:// or tls://"));
-        }
-    }
+    let nats_tls = LinkTls::check(
+        ["nats.ca", "nats.certificate", "nats.key"],
+        [
+            flags.nats_ca.or(file.nats.ca),
+            flags.nats_certificate.or(file.nats.certificate),
+            flags.nats_key.or(file.nats.key),
+        ],
+        &mut problems,
+    );
+    let plain = flags.plain_nats || file.nats.plain_beyond_loopback;
+    problems.extend(links::nats(&nats_servers, &nats_tls, plain));
     let slots = flags.slots.or(file.executor.slots).unwrap_or(4);
     let lanes = flags.lanes.or(file.executor.lanes).unwrap_or(2);
     if !(1..=1000).contains(&slots) {
@@ -342,23 +371,26 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         problems
             .push(format!("key directory {} does not exist; `openwatch keys init` makes one", dir.display()));
     }
-    let api_tls = match (file.api.certificate, file.api.key) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        _ => {
-            problems.push("api.certificate and api.key go together".into());
-            None
-        }
-    };
+    let api = LinkTls::check(
+        ["api.client_ca", "api.certificate", "api.key"],
+        [file.api.client_ca, file.api.certificate, file.api.key],
+        &mut problems,
+    );
+    if api.ca.is_some() && api.identity.is_none() {
+        problems.push(
+            "api.client_ca asks clients for certificates, which needs api.certificate and api.key".into(),
+        );
+    }
     let settings = Settings {
         data_dir: flags.data_dir.or(file.data_dir),
         keys,
         policy: flags.policy.or(file.policy),
         database_url,
         nats_servers,
-        nats_ca: flags.nats_ca.or(file.nats.ca),
+        nats_tls,
         api_listen: listen("api.listen", flags.listen.or(file.api.listen), &mut problems),
-        api_tls,
+        api_tls: api.identity,
+        api_client_ca: api.ca,
         api_plain_beyond_loopback: file.api.plain_beyond_loopback,
         health_listen: listen("health.listen", flags.health_listen.or(file.health.listen), &mut problems),
         slots,

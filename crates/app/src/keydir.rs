@@ -5,6 +5,7 @@
 //! scheduler.json executor.json writer.json api.json    derived, one process each
 //! nats/<user>.nk         NKEY seeds, one identity each
 //! nats/users.conf        their public keys, for the NATS server
+//! tls/ca.key             signs the certificates of this installation: its owner only; made with the first certificate
 //! policy/policy.key      signs policies and corpora: its owner only, no process needs it
 //! policy/trusted.json    public keys whose signatures count
 //! policy/revoked.json    keys that no longer count, signed (optional), with its signature beside it
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use openwatch_bus::User;
 use openwatch_pipeline::signers::{SignedList, SignerFiles, SignerWatch, SignersRefused};
+use openwatch_trust::authority::Authority;
 use openwatch_trust::dek_files::DekFiles;
 use openwatch_trust::keyring::{issue_api, issue_executor, issue_scheduler, issue_writer};
 use openwatch_trust::nats_user::{NatsUser, USERS, users_conf};
@@ -98,7 +100,7 @@ impl KeyDir {
             IssueFor::Vault => &["vault"],
             IssueFor::Api => &["api", "reader"],
             IssueFor::Stages => &["drift", "alerts", "liveness"],
-            IssueFor::Token => &[],
+            IssueFor::Token | IssueFor::Certificate => &[],
         };
         for user in users {
             let target = to.seed_file(user);
@@ -115,6 +117,19 @@ impl KeyDir {
             return Ok(self.deks().copy_to(&to.deks())?);
         }
         write_derived(what, &self.deks().load()?, &to)
+    }
+
+    /// Writes a certificate of this installation's authority, its key and the authority's certificate.
+    ///
+    /// # Errors
+    /// A name cannot stand in a certificate, or a file cannot be read or written.
+    pub fn certificate(&self, name: &str, hosts: &[String], out: &Path) -> Result<[PathBuf; 3], Failure> {
+        let dir = self.0.join("tls");
+        make_private_dir(&dir)?;
+        make_private_dir(out)?;
+        let now = time::OffsetDateTime::now_utc();
+        let authority = Authority::open(&dir, now).map_err(Failure::usage)?;
+        authority.issue(name, hosts, now, out).map_err(Failure::usage)
     }
 
     /// Gives every process of this directory what it may hold of the data-encryption keys as they are now.
@@ -269,7 +284,7 @@ fn write_derived(what: IssueFor, deks: &Deks, to: &KeyDir) -> Result<(), Failure
         IssueFor::Executor => issue_executor(deks).replace(&to.0.join("executor.json"))?,
         IssueFor::Writer => issue_writer(deks).replace(&to.0.join("writer.json"))?,
         IssueFor::Api => issue_api(deks).replace(&to.0.join("api.json"))?,
-        IssueFor::Vault | IssueFor::Stages | IssueFor::Token => {}
+        IssueFor::Vault | IssueFor::Stages | IssueFor::Token | IssueFor::Certificate => {}
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ pub mod config;
 pub mod corpus_files;
 pub mod exit;
 pub mod keydir;
+pub mod links;
 pub mod place;
 pub mod private;
 pub mod run;

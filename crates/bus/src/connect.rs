@@ -97,7 +97,12 @@ impl Bus {
                 Ok(Err(error)) if is_login(&error) => {
                     return Err(BusError::LoginRefused { user: user.as_str(), reason: error.to_string() });
                 }
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => match tls_refusal(&error) {
+                    Some(reason) => {
+                        return Err(BusError::Tls { servers: options.servers.join(", "), reason });
+                    }
+                    None => error.to_string(),
+                },
                 Err(_) => "no answer".to_owned(),
             };
             let pause = Duration::from_millis(200);
@@ -180,6 +185,19 @@ impl std::fmt::Debug for Bus {
 
 fn is_login(error: &async_nats::ConnectError) -> bool {
     matches!(error.kind(), ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication)
+}
+
+/// What did not fit when certificates were shown. Time does not heal it, unlike a server that is away.
+fn tls_refusal(error: &async_nats::ConnectError) -> Option<String> {
+    let mut refused = error.kind() == ConnectErrorKind::Tls;
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        // The TLS library tells its own errors as invalid data; so does nothing else down there.
+        let io = source.downcast_ref::<std::io::Error>();
+        refused |= io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData);
+        cause = source;
+    }
+    refused.then(|| cause.to_string())
 }
 
 fn nats_options(

@@ -17,6 +17,16 @@ pub enum BusError {
         /// The last answer.
         reason: String,
     },
+    /// The servers' certificates are not believed, or they do not accept ours.
+    #[error(
+        "failed to agree on TLS with NATS at {servers}: {reason}; check the CA, our certificate and its key"
+    )]
+    Tls {
+        /// The addresses tried.
+        servers: String,
+        /// What did not fit.
+        reason: String,
+    },
     /// The server does not know the key, or the key cannot be read.
     #[error(
         "failed to log in to NATS as `{user}`: {reason}; check its seed file and the server's users.conf"
@@ -119,6 +129,7 @@ impl BusError {
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::Tls { .. }
             | Self::TimedOut { .. }
             | Self::NobodyThere { .. }
             | Self::Disconnected { .. } => true,

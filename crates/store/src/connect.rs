@@ -1,9 +1,11 @@
 //! Connections: one pool per stage, each connection in the role of its stage.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 
 use crate::{StoreError, Tx};
 
@@ -119,6 +121,38 @@ pub(crate) fn connect_options(url: &str, application_name: &str) -> Result<PgCon
     ]))
 }
 
+/// How an address reaches its server, as far as others on the way are concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reach {
+    /// Name, address or socket directory of the server.
+    pub host: String,
+    /// Encrypted, and the server has to prove who it is.
+    pub verified: bool,
+    /// Authorities that vouch for the server.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+}
+
+/// Reads from an address, and from what the environment adds to it, how it reaches its server. Nothing is opened.
+///
+/// # Errors
+/// [`StoreError::BadUrl`].
+pub fn reach(url: &str) -> Result<Reach, StoreError> {
+    let options = PgConnectOptions::from_str(url).map_err(|_| StoreError::BadUrl)?;
+    let host = options.get_socket().map_or(options.get_host().to_owned(), |path| path.display().to_string());
+    let verified = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+    let whole = options.to_url_lossy();
+    let file = |name: &str| {
+        let (_, value) = whole.query_pairs().find(|(key, _)| key == name)?;
+        // The library writes what kind of input it is before the path.
+        Some(PathBuf::from(value.strip_prefix("file: ").unwrap_or(&value)))
+    };
+    Ok(Reach { host, verified, ca: file("sslrootcert"), certificate: file("sslcert"), key: file("sslkey") })
+}
+
 impl Store {
     /// Connects, and takes the stage's role on every connection. Called by `app` for each stage.
     ///
@@ -199,6 +233,15 @@ mod tests {
             application_name: "openwatch-writer".into(),
         };
         assert!(!format!("{options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn an_address_tells_whom_it_believes() {
+        let it = reach("postgres://u:p@db/x?sslmode=verify-full&sslrootcert=/a/ca.crt&sslkey=/a/k").unwrap();
+        assert!(it.verified && it.host == "db" && it.certificate.is_none());
+        assert_eq!((it.ca, it.key), (Some("/a/ca.crt".into()), Some("/a/k".into())));
+        assert!(!reach("postgres://u:p@db/x?sslmode=require").unwrap().verified);
+        assert_eq!(reach("postgres:///x?host=/run/postgresql").unwrap().host, "/run/postgresql");
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod tx;
 pub mod vault;
 mod words;
 
-pub use connect::{Role, Store, StoreOptions};
+pub use connect::{Reach, Role, Store, StoreOptions, reach};
 pub use error::StoreError;
 pub use listen::{Listener, Wake};
 pub use migrate::{SchemaState, migrate, schema_state};

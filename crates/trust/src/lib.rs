@@ -1,7 +1,8 @@
 //! Keys and what they prove.
 //!
 //! **Knows**: the data-encryption key and everything derived from it, the tags on jobs and results, sealing a secret to
-//! one recipient, encrypting credentials at rest, signatures over policies and corpora, NATS identities, API tokens.
+//! one recipient, encrypting credentials at rest, signatures over policies and corpora, NATS identities, API tokens, and the
+//! certificates that the parts of an installation show one another.
 //!
 //! **Must never know**: NATS, SQL, SSH, or any file that is not a key, a policy or a signature. It takes no clock, and no
 //! error, log or `Debug` of it carries secret material.
@@ -9,6 +10,7 @@
 //! Start reading at [`keyring`] (who holds which key), then [`mac`] and [`seal`] (what a worker may prove and learn),
 //! then [`policy`].
 
+pub mod authority;
 pub mod corpus;
 pub mod crypt;
 pub mod dek;

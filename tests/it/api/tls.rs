@@ -27,7 +27,7 @@ A4lpVklSANPCCLdT8en41l5QHJOhRANCAATxdIN8j/pBxG0HgIB98xAzQfzZv9C/
 ";
 
 fn files(dir: &std::path::Path) -> TlsFiles {
-    let files = TlsFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
+    let files = TlsFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem"), client_ca: None };
     std::fs::write(&files.certificate, CERTIFICATE).unwrap();
     std::fs::write(&files.key, KEY).unwrap();
     files

@@ -77,7 +77,8 @@ impl Engine {
             "openwatch" => service.argv(&self.image.entrypoint),
             // The image has an entry point of its own, which is not here.
             _ if service.entrypoint.is_none() && service.image.starts_with("postgres:") => {
-                vec!["sh".to_owned(), "-c".to_owned(), include_str!("postgres.sh").to_owned()]
+                let script = ["sh", "-c", include_str!("postgres.sh"), "postgres.sh"].map(str::to_owned);
+                script.into_iter().chain(service.argv(&[])).collect()
             }
             _ => service.argv(&[]),
         };
@@ -87,11 +88,18 @@ impl Engine {
 
     /// `docker compose run --rm`: another command in a container of this service, to its end, which must be good.
     pub(crate) async fn run(&mut self, name: &str, argv: &[&str]) -> String {
+        let (code, said) = self.try_run(name, argv).await;
+        assert_eq!(code, Some(0), "{argv:?}: {said}");
+        said
+    }
+
+    /// The same with any end: its code, and what it said.
+    pub(crate) async fn try_run(&mut self, name: &str, argv: &[&str]) -> (Option<i32>, String) {
         let service = self.compose.services[name].clone();
         let argv: Vec<_> = argv.iter().map(|word| (*word).to_owned()).collect();
         let (code, stdout, stderr) = self.container(&service, &format!("{name}-run"), &argv).run().await;
-        assert_eq!(code, Some(0), "{argv:?}: {stdout}{stderr}");
-        stdout
+        // Whoever succeeds is asked for what it prints, whoever fails for why.
+        (code, if code == Some(0) { stdout } else { stdout + &stderr })
     }
 
     /// `docker compose exec`: another command in a running container.

@@ -125,7 +125,9 @@ impl Compose {
 
     /// Services made from our own image that run a stage: the name is the subcommand.
     pub(crate) fn stages(&self) -> Vec<&str> {
-        let stage = |service: &Service| service.entrypoint.is_none() && !service.command.is_empty();
+        let stage = |service: &Service| {
+            service.image == "openwatch" && service.entrypoint.is_none() && !service.command.is_empty()
+        };
         self.services.iter().filter(|(_, s)| stage(s)).map(|(name, _)| name.as_str()).collect()
     }
 }

@@ -16,5 +16,6 @@ if [ ! -e "$data/PG_VERSION" ]; then
     echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
     echo "create database $POSTGRES_DB" | as_postgres postgres --single -D "$data" postgres
 fi
+# "$@": the command of the file, which begins with `postgres`.
 exec setpriv --reuid 999 --regid 999 --clear-groups \
-    postgres -D "$data" -c "listen_addresses=*" -c unix_socket_directories=/tmp
+    "$@" -D "$data" -c "listen_addresses=*" -c unix_socket_directories=/tmp

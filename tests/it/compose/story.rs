@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::engine::Engine;
 use super::file::Condition;
 
-const NATS: &str = "nats://nats-1:4222,nats://nats-2:4222,nats://nats-3:4222";
+const NATS: &str = "tls://nats-1:4222,tls://nats-2:4222,tls://nats-3:4222";
 const RULES: usize = 10;
 
 pub(super) async fn run(dir: &Path) {
@@ -26,6 +26,8 @@ pub(super) async fn run(dir: &Path) {
         engine.wait_for(job, Condition::ServiceCompletedSuccessfully).await;
     }
     told("the one-shot jobs ran again");
+    nobody_is_let_in_without_a_certificate(&mut engine).await;
+    told("without a certificate nobody is let in");
     every_stream_has_three_replicas(&mut engine).await;
     told("every stream has three replicas");
 
@@ -75,6 +77,32 @@ pub(super) async fn run(dir: &Path) {
         ["openwatch", "dead-letters", "list", "--nats-url", NATS, "--keys", "/volumes/root/keys", "--json"];
     let dead: Value = serde_json::from_str(&engine.run("contents", &dead).await).unwrap();
     assert_eq!(dead.as_array().map(Vec::len), Some(0), "{dead}");
+}
+
+/// NATS, PostgreSQL and REST turn away who has the password, seed or token, but no certificate; or speaks in the clear.
+async fn nobody_is_let_in_without_a_certificate(engine: &mut Engine) {
+    let login = "postgres://openwatch:$(cat /passwords/admin)@postgres/openwatch";
+    let ask = |url: &str| format!("psql \"{login}?{url}\" -XAtc 'select 1'");
+    let (ca, own) = ("sslmode=verify-full&sslrootcert=/passwords/tls/ca.crt", "/passwords/tls/tls");
+    let whole = format!("{ca}&sslcert={own}.crt&sslkey={own}.key");
+    for (url, let_in) in [(whole.as_str(), true), (ca, false), ("sslmode=disable", false)] {
+        // A home without certificates of its own.
+        let argv = ["env", "HOME=/nonexistent", "sh", "-c", &ask(url)];
+        let (code, stdout, stderr) = engine.exec("postgres-1", &argv).await;
+        assert_eq!(code == Some(0), let_in, "{url}: {stdout}{stderr}");
+    }
+    let topology = "openwatch topology check --keys /volumes/root/keys --replicas 3";
+    let bare = "env -u OPENWATCH_NATS_CERTIFICATE -u OPENWATCH_NATS_KEY";
+    let clear = format!("{bare} -u OPENWATCH_NATS_CA {topology} --plain-nats --nats-url nats://nats-1:4222");
+    for command in [format!("{bare} {topology} --nats-url {NATS}"), clear] {
+        let (code, stderr) = engine.try_run("contents", &["sh", "-c", &command]).await;
+        assert_eq!(code, Some(69), "{command}: {stderr}");
+    }
+    let bare = "env -u OPENWATCH_CLIENT_CERTIFICATE -u OPENWATCH_CLIENT_KEY openwatch status";
+    for command in [bare.to_owned(), format!("{bare} --url http://127.0.0.1:8080")] {
+        let (code, _, stderr) = engine.exec("api-1", &["sh", "-c", &command]).await;
+        assert_eq!(code, Some(69), "{command}: {stderr}");
+    }
 }
 
 async fn every_stream_has_three_replicas(engine: &mut Engine) {
@@ -139,8 +167,7 @@ fn set(ground: &Path, number: usize, there: bool) {
 
 /// The command line, as the head of docker-compose.yml says.
 async fn cli(engine: &Engine, args: &[&str]) -> Value {
-    let reach = ["--url", "http://127.0.0.1:8080", "--token-file", "/token/token", "--json"];
-    let argv: Vec<_> = ["openwatch"].into_iter().chain(args.iter().copied()).chain(reach).collect();
+    let argv: Vec<_> = ["openwatch"].into_iter().chain(args.iter().copied()).chain(["--json"]).collect();
     let (code, stdout, stderr) = engine.exec("api-1", &argv).await;
     assert!(matches!(code, Some(0..=2)), "{args:?} ended in {code:?}: {stdout}{stderr}");
     serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{args:?}: {error} in {stdout}"))

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use openwatch_app::private::Places;
 use openwatch_tests::Program;
 
-use super::file::{Compose, Condition, checkout, read};
+use super::file::{Compose, Condition, Service, checkout, read};
 
 const CONTROL: [&str; 6] = ["alerts", "drift", "liveness", "scheduler", "vault", "writer"];
 
@@ -23,6 +23,7 @@ async fn nats_accepts_its_files_with_the_users_that_keys_init_makes() {
     let found = places.directories.iter().map(|dir| dir.join("nats-server")).find(|file| file.is_file());
     let nats = places.nats_server.or(found).expect("nats-server is installed (`make setup`)");
     fs::copy(keys.join("nats/users.conf"), dir.path().join("users.conf")).unwrap();
+    certificate(&keys, &dir.path().join("tls")).await;
     let files = fs::read_dir(checkout().join("nats")).unwrap().map(|entry| entry.unwrap().path());
     let files: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|extension| extension == "conf")).collect();
@@ -32,8 +33,9 @@ async fn nats_accepts_its_files_with_the_users_that_keys_init_makes() {
         beside
     };
     for file in files.iter().map(copy).collect::<Vec<_>>() {
-        let output =
-            Command::new(&nats).arg("-t").arg("-c").arg(&file).stdin(Stdio::null()).output().unwrap();
+        let mut check = Command::new(&nats);
+        check.current_dir(dir.path()).arg("-t").arg("-c").arg(&file).stdin(Stdio::null());
+        let output = check.output().unwrap();
         assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     }
 }
@@ -42,11 +44,21 @@ async fn nats_accepts_its_files_with_the_users_that_keys_init_makes() {
 async fn every_command_and_setting_is_one_that_the_program_knows() {
     let compose = Compose::read();
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("keys")).unwrap();
+    let keys = dir.path().join("keys");
+    fs::create_dir(&keys).unwrap();
+    certificate(&keys, &dir.path().join("tls")).await;
     let url = dir.path().join("database.url");
-    fs::write(&url, "postgres://login_x@postgres/openwatch").unwrap();
+    let ca = dir.path().join("tls/ca.crt");
+    let text =
+        format!("postgres://login_x@postgres/openwatch?sslmode=verify-full&sslrootcert={}", ca.display());
+    fs::write(&url, text).unwrap();
     fs::set_permissions(&url, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    for (name, config) in &compose.configs {
+    let ours = |service: &Service| service.image == "openwatch";
+    let settings = compose.services.values().filter(|s| ours(s)).flat_map(|s| &s.configs);
+    let settings: BTreeSet<_> = settings.map(|config| config.source.as_str()).collect();
+    assert_eq!(settings.into_iter().collect::<Vec<_>>(), ["stage", "worker"]);
+    for name in ["stage", "worker"] {
+        let config = &compose.configs[name];
         // The places exist in containers only.
         let path = dir.path().join(name);
         fs::write(&path, config.content.replace("/secrets", &dir.path().display().to_string())).unwrap();
@@ -58,6 +70,12 @@ async fn every_command_and_setting_is_one_that_the_program_knows() {
         let (code, _, stderr) = program.run().await;
         assert_eq!(code, Some(0), "{name}: {stderr}");
     }
+}
+
+async fn certificate(keys: &Path, out: &Path) {
+    let issue = Program::new(["keys", "issue", "certificate", "--dir"]).arg(keys).arg("--out").arg(out);
+    let (code, _, stderr) = issue.arg("--host").arg("localhost").run().await;
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[test]

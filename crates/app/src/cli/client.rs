@@ -15,6 +15,18 @@ pub struct ClientArgs {
     /// File that holds the API token
     #[arg(long, env = "OPENWATCH_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
+    /// CA certificates (PEM) that the API is checked against; those of the operating system when absent
+    #[arg(long, env = "OPENWATCH_CA")]
+    pub ca: Option<PathBuf>,
+    /// Certificate (PEM) to show to the API, with --client-key
+    #[arg(long, env = "OPENWATCH_CLIENT_CERTIFICATE")]
+    pub client_certificate: Option<PathBuf>,
+    /// Private key (PEM, mode 0600) of that certificate
+    #[arg(long, env = "OPENWATCH_CLIENT_KEY")]
+    pub client_key: Option<PathBuf>,
+    /// Send the token over plain HTTP beyond this machine
+    #[arg(long)]
+    pub plain: bool,
     /// Data directory of `openwatch up`, which knows both
     #[arg(long, env = "OPENWATCH_DATA_DIR")]
     pub data_dir: Option<PathBuf>,

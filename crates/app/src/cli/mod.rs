@@ -30,6 +30,7 @@ pub struct Cli {
 
 /// Every command, in the order the manual tells them.
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it in a process")]
 pub enum Command {
     /// Run every stage in this process, with private servers unless others are named
     Up(UpArgs),

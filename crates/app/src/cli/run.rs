@@ -16,6 +16,9 @@ pub struct DatabaseArgs {
     /// File (mode 0600) that holds the PostgreSQL URL
     #[arg(long, env = "OPENWATCH_DATABASE_URL_FILE")]
     pub database_url_file: Option<PathBuf>,
+    /// Reach PostgreSQL beyond this machine without proof that it is the right one
+    #[arg(long)]
+    pub plain_database: bool,
 }
 
 /// Where NATS is.
@@ -27,6 +30,15 @@ pub struct NatsArgs {
     /// CA certificates (PEM) that the NATS servers are checked against
     #[arg(long, env = "OPENWATCH_NATS_CA")]
     pub nats_ca: Option<PathBuf>,
+    /// Certificate (PEM) to show to the NATS servers, with --nats-key
+    #[arg(long, env = "OPENWATCH_NATS_CERTIFICATE")]
+    pub nats_certificate: Option<PathBuf>,
+    /// Private key (PEM, mode 0600) of that certificate
+    #[arg(long, env = "OPENWATCH_NATS_KEY")]
+    pub nats_key: Option<PathBuf>,
+    /// Reach NATS beyond this machine without encryption
+    #[arg(long)]
+    pub plain_nats: bool,
 }
 
 /// Where keys and policy are.

@@ -78,9 +78,12 @@ pub struct IssueArgs {
     pub out: PathBuf,
     #[command(flatten)]
     pub database: DatabaseArgs,
-    /// Name of the token
+    /// Name of the token; for a certificate, who shows it, such as the database login
     #[arg(long, default_value = "admin")]
     pub name: String,
+    /// For a certificate: host name or address that it is valid for as a server; repeatable
+    #[arg(long = "host")]
+    pub hosts: Vec<String>,
 }
 
 /// Who can be given keys.
@@ -100,6 +103,8 @@ pub enum IssueFor {
     Stages,
     /// A first API token, written to the database
     Token,
+    /// A TLS certificate of this installation's own authority: tls.crt, tls.key and ca.crt
+    Certificate,
 }
 
 /// Configuration.

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 use crate::cli::ClientArgs;
 use crate::config::read_secret;
 use crate::exit::{Failure, INTERNAL, TRY_AGAIN, UNAVAILABLE, USAGE};
+use crate::links::{self, LinkTls};
 use crate::place;
 
 /// A connection to the API.
@@ -48,11 +49,8 @@ impl Client {
                 (url.clone().unwrap_or(found.url), token_file.clone().unwrap_or(found.token_file))
             }
         };
+        let http = http(args, &url)?;
         let token = read_token(&token_file)?;
-        let http = reqwest::Client::builder()
-            .timeout(std::time::Duration::from_secs(60))
-            .build()
-            .map_err(|e| Failure::new(INTERNAL, e))?;
         Ok(Self { http, url: url.trim_end_matches('/').to_owned(), token, json: args.json })
     }
 
@@ -170,6 +168,29 @@ impl Client {
             Failure::unavailable(format!("the API at {} does not answer: {}", self.url, root_cause(&error)))
         })
     }
+}
+
+/// The HTTP client: over TLS with the files that were given, in the clear on this machine only.
+fn http(args: &ClientArgs, url: &str) -> Result<reqwest::Client, Failure> {
+    let mut problems: Vec<String> = links::api(url, args.plain).into_iter().collect();
+    let files = [args.ca.clone(), args.client_certificate.clone(), args.client_key.clone()];
+    let tls = LinkTls::check(["--ca", "--client-certificate", "--client-key"], files, &mut problems);
+    if !problems.is_empty() {
+        return Err(Failure::usage(problems.join("; ")));
+    }
+    let mut http = reqwest::Client::builder().timeout(std::time::Duration::from_secs(60));
+    let cannot = |e: reqwest::Error| Failure::usage(format!("cannot use the TLS files: {}", root_cause(&e)));
+    if let Some(ca) = &tls.ca {
+        let certificates = reqwest::Certificate::from_pem_bundle(&std::fs::read(ca)?).map_err(cannot)?;
+        http = http.tls_certs_only(certificates);
+    }
+    if let Some((certificate, key)) = &tls.identity {
+        let mut both = Zeroizing::new(std::fs::read(key)?);
+        both.push(b'\n');
+        both.extend(std::fs::read(certificate)?);
+        http = http.identity(reqwest::Identity::from_pem(&both).map_err(cannot)?);
+    }
+    http.build().map_err(|e| Failure::new(INTERNAL, e))
 }
 
 /// What a good answer carries.

@@ -9,6 +9,7 @@ use openwatch_store::{Role, Store, StoreError, StoreOptions, schema_state};
 use crate::config::Settings;
 use crate::exit::{Failure, INTERNAL, UNAVAILABLE, USAGE};
 use crate::keydir::KeyDir;
+use crate::links::LinkTls;
 
 /// The database, in a role.
 ///
@@ -55,10 +56,14 @@ pub async fn bus(settings: &Settings, keys: &KeyDir, user: User) -> Result<Bus, 
     let mut options = BusOptions::new(settings.nats_servers.clone(), user).seed(keys.seed(user)?);
     options.profile = if settings.nats_servers.len() > 1 { Profile::Production } else { Profile::Small };
     options.start_timeout = Duration::from_secs(15);
-    if settings.nats_ca.is_some() || settings.nats_servers.iter().any(|server| server.starts_with("tls://")) {
-        options.tls = Some(Tls { ca: settings.nats_ca.clone(), identity: None });
-    }
+    options.tls = nats_tls(&settings.nats_servers, &settings.nats_tls);
     Bus::connect(options).await.map_err(bus_failure)
+}
+
+/// How connections to these servers are encrypted; `None` in the clear.
+pub fn nats_tls(servers: &[String], tls: &LinkTls) -> Option<Tls> {
+    let asked = tls.is_given() || servers.iter().any(|server| server.starts_with("tls://"));
+    asked.then(|| Tls { ca: tls.ca.clone(), identity: tls.identity.clone() })
 }
 
 /// The key directory that was given.

@@ -278,7 +278,11 @@ pub fn api_config(listen: &str) -> Result<ApiConfig, Failure> {
 /// 64 when the address is none.
 pub fn rest_config(settings: &crate::config::Settings) -> Result<ApiConfig, Failure> {
     let mut config = api_config(settings.api_listen.as_deref().unwrap_or(super::DEFAULT_LISTEN))?;
-    config.tls = settings.api_tls.clone().map(|(certificate, key)| TlsFiles { certificate, key });
+    config.tls = settings.api_tls.clone().map(|(certificate, key)| TlsFiles {
+        certificate,
+        key,
+        client_ca: settings.api_client_ca.clone(),
+    });
     config.plain_beyond_loopback = settings.api_plain_beyond_loopback;
     Ok(config)
 }

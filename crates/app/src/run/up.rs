@@ -73,7 +73,8 @@ async fn start(args: crate::cli::UpArgs) -> Result<(Process, Option<Private>), F
     match serve(&dir, &keys, &settings, rules, config, private.is_some()).await {
         Ok((process, bound)) => {
             tracing::info!(api = %bound, data_dir = %dir.display(), "ready");
-            eprintln!("openwatch: ready at http://{bound} (data in {})", dir.display());
+            let scheme = if settings.api_tls.is_some() { "https" } else { "http" };
+            eprintln!("openwatch: ready at {scheme}://{bound} (data in {})", dir.display());
             Ok((process, private))
         }
         Err(failure) => {

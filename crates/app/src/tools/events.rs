@@ -10,8 +10,9 @@ use zeroize::Zeroizing;
 use crate::cli::EventsCommand;
 use crate::client::table;
 use crate::exit::{Failure, INTERRUPTED};
+use crate::links::{self, LinkTls};
 use crate::place::{ClientFile, default_data_dir};
-use crate::run::connect::bus_failure;
+use crate::run::connect::{bus_failure, nats_tls};
 
 /// With `--no-follow`: silence this long means that the stream has nothing more.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -36,7 +37,16 @@ pub async fn run(command: EventsCommand) -> Result<u8, Failure> {
         }
     };
     let seed = Zeroizing::new(NatsUser::load(&seed_file)?.seed().to_owned());
-    let bus = Bus::connect(BusOptions::new(servers, User::Reader).seed(seed)).await.map_err(bus_failure)?;
+    let mut problems = Vec::new();
+    let names = ["--nats-ca", "--nats-certificate", "--nats-key"];
+    let tls = LinkTls::check(names, [nats.nats_ca, nats.nats_certificate, nats.nats_key], &mut problems);
+    problems.extend(links::nats(&servers, &tls, nats.plain_nats));
+    if !problems.is_empty() {
+        return Err(Failure::usage(problems.join("; ")));
+    }
+    let mut options = BusOptions::new(servers.clone(), User::Reader).seed(seed);
+    options.tls = nats_tls(&servers, &tls);
+    let bus = Bus::connect(options).await.map_err(bus_failure)?;
     let mut tail = EventTail::new(&bus, since.map_or(Since::Now, Since::Sequence));
     let mut left = limit.unwrap_or(u64::MAX);
     while left > 0 {

@@ -43,6 +43,13 @@ pub async fn run(command: KeysCommand) -> Result<(), Failure> {
             Ok(())
         }
         KeysCommand::Issue(args) if args.what == IssueFor::Token => issue_token(args).await,
+        KeysCommand::Issue(args) if args.what == IssueFor::Certificate => {
+            let [certificate, key, ca] =
+                KeyDir::new(&args.dir).certificate(&args.name, &args.hosts, &args.out)?;
+            table::line(&format!("certificate written to {}", certificate.display()));
+            table::line(&format!("its key is {}, its authority {}", key.display(), ca.display()));
+            Ok(())
+        }
         KeysCommand::Issue(args) => {
             KeyDir::new(&args.dir).issue(args.what, &args.out)?;
             table::line(&format!("keys written to {}", args.out.display()));

@@ -250,7 +250,7 @@ pub fn drift_to_alert(host: HostId, drift: &Drift, occurred_at: Timestamp) -> Op
     let critical = drift.summary.became_failing.critical > 0;
     let (kind, severity) = match drift.kind {
         DriftKind::Stable => return None,
-        _ if drift.summary.low_confidence => return None,
+        _ if drift.summary.is_doubtful() => return None,
         DriftKind::MajorWorsening if critical => (AlertType::DriftMajor, AlertSeverity::Critical),
         DriftKind::MajorWorsening => (AlertType::DriftMajor, AlertSeverity::High),
         DriftKind::MinorWorsening if critical => (AlertType::DriftMinor, AlertSeverity::High),

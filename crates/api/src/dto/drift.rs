@@ -24,14 +24,25 @@ pub struct Drift {
     /// Percent after; absent when undefined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_after: Option<f64>,
+    /// Percentage points, negative is worse; absent when either score is undefined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_delta: Option<f64>,
+    /// Policy whose thresholds decided: that of the scan.
+    pub policy_version: String,
     /// Rules that now fail, by severity.
     pub became_failing: BySeverity,
     /// Rules that now pass, by severity.
     pub became_passing: BySeverity,
     /// Of those that now fail, the ones never seen before: new rules, not regressions.
     pub newly_observed_failing: u32,
+    /// Rules seen for the first time; they are no part of the score before.
+    pub rules_added: u32,
+    /// Rules that the full scan before had and this one has not; they are no part of the score after.
+    pub rules_removed: u32,
     /// Some checks were lost on the way; nobody was alerted.
     pub low_confidence: bool,
+    /// Hardly any of the rules were known before: the score before speaks of few of them; nobody was alerted.
+    pub low_overlap: bool,
     /// When it was detected.
     #[serde(with = "time::serde::rfc3339")]
     pub detected_at: OffsetDateTime,

@@ -59,6 +59,7 @@ pub(crate) async fn list(
 }
 
 fn view(row: DriftRow) -> Drift {
+    let score_delta = row.drift.delta_points();
     let summary = row.drift.summary;
     Drift {
         scan_id: row.scan.0,
@@ -67,10 +68,15 @@ fn view(row: DriftRow) -> Drift {
         kind: row.drift.kind,
         score_before: summary.before.percent(),
         score_after: summary.after.percent(),
+        score_delta,
+        policy_version: row.policy_version,
         became_failing: summary.became_failing.into(),
         became_passing: summary.became_passing.into(),
         newly_observed_failing: summary.newly_observed_failing,
+        rules_added: summary.rules_added,
+        rules_removed: summary.rules_removed,
         low_confidence: summary.low_confidence,
+        low_overlap: summary.low_overlap,
         detected_at: row.detected_at,
     }
 }

@@ -172,6 +172,7 @@ pub(super) fn summary() -> Summary {
         rules_added: 0,
         rules_removed: 1,
         low_confidence: false,
+        low_overlap: false,
     }
 }
 

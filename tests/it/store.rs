@@ -4,7 +4,7 @@ mod alerts;
 mod dispatch;
 mod ends;
 mod grants;
-mod history;
+pub(crate) mod history;
 mod inventory;
 mod plumbing;
 mod results;

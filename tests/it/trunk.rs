@@ -1,5 +1,6 @@
 //! The whole program, driven as a person and a fleet would drive it, and what a hard machine does to it.
 
+mod as_of;
 mod bad_input;
 mod chaos;
 pub(crate) mod fleet;

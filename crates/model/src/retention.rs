@@ -125,6 +125,7 @@ pub const RETENTION: &[Retention] = &[
     table("policy_history", Kept::Always, "nobody", "which policy a scan ran under"),
     table("policy_revocation", Kept::Always, "nobody", "a key that was revoked stays revoked"),
     table("rule_gap", Kept::With("its rule's state"), "nobody", HISTORY),
+    table("rule_revision", Kept::With("its rule's state"), "nobody", HISTORY),
     table(
         "rule_state",
         Kept::With("its host"),

@@ -19,6 +19,9 @@ use crate::end::{self, Entry, OpenScan, Source};
 use crate::finding::{self, Finding};
 use crate::{StoreError, Tx, words};
 
+/// Timings kept of a scan, the slowest.
+const TIMINGS_KEPT: usize = 10;
+
 /// A measured scan, as it goes on record.
 #[derive(Clone, Debug)]
 pub struct Completion<'a> {
@@ -36,7 +39,7 @@ pub struct Completion<'a> {
     pub platform: &'a Platform,
     /// Capability probes.
     pub capabilities: &'a BTreeMap<String, bool>,
-    /// How long each rule took.
+    /// How long each rule took; the slowest are kept.
     pub timings: &'a [RuleTiming],
 }
 
@@ -47,6 +50,13 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// Rules that the full scan before had and this one has not.
     pub dropped: Vec<String>,
+}
+
+impl Comparison {
+    /// Nothing at all differs: no rule came, went, or says or proves anything else.
+    pub fn is_silent(&self) -> bool {
+        self.dropped.is_empty() && !self.differences.iter().any(|d| d.differs || d.returned)
+    }
 }
 
 /// One finding that differs from what is stored.
@@ -134,12 +144,13 @@ pub async fn write(
     comparison: &Comparison,
     changes: &[Change],
 ) -> Result<(), StoreError> {
-    ledger(tx, open, done, changes.len(), false).await?;
+    ledger(tx, open, done, changes.len(), comparison.is_silent()).await?;
     let differing: Vec<&Finding> =
         comparison.differences.iter().filter_map(|d| done.findings.get(d.index)).collect();
     rows::store_evidence(tx, &differing).await?;
     rows::store_rules(tx, open, &differing).await?;
     rows::append_transactions(tx, open, done.findings, changes).await?;
+    rows::append_revisions(tx, open, &revised(done.findings, comparison, changes)).await?;
     if open.selection.is_full() {
         let returned: Vec<String> = comparison
             .differences
@@ -156,6 +167,14 @@ pub async fn write(
     settle(tx, open, done).await
 }
 
+/// Findings that say something else under the same verdict: other evidence, another reason to skip, other references.
+fn revised<'a>(findings: &'a [Finding], comparison: &Comparison, changes: &[Change]) -> Vec<&'a Finding> {
+    let moved =
+        |finding: &&Finding| changes.binary_search_by(|c| c.rule.as_str().cmp(finding.rule())).is_err();
+    let differing = comparison.differences.iter().filter(|d| d.differs);
+    differing.filter_map(|d| findings.get(d.index)).filter(moved).collect()
+}
+
 async fn ledger(
     tx: &mut Tx<'_>,
     open: &OpenScan,
@@ -164,9 +183,8 @@ async fn ledger(
     unchanged: bool,
 ) -> Result<(), StoreError> {
     let full = open.selection.is_full();
-    let timings = done
-        .timings
-        .iter()
+    let timings = slowest(done.timings)
+        .into_iter()
         .map(|t| serde_json::json!({"rule": t.rule, "duration_ms": t.duration_ms, "lane": t.lane}));
     let entry = Entry {
         outcome: "completed",
@@ -182,6 +200,14 @@ async fn ledger(
         timings: Some(timings.collect()),
     };
     end::close(tx, open, &done.source, &entry).await
+}
+
+/// The timings worth keeping. All of them would be most of what an unchanged scan writes, and nobody asks for the fast ones.
+fn slowest(timings: &[RuleTiming]) -> Vec<&RuleTiming> {
+    let mut slowest: Vec<_> = timings.iter().collect();
+    slowest.sort_by_key(|timing| std::cmp::Reverse(timing.duration_ms));
+    slowest.truncate(TIMINGS_KEPT);
+    slowest
 }
 
 /// The host as this full scan found it.

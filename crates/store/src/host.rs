@@ -67,6 +67,8 @@ pub struct HostSummary {
     pub critical_failing: u32,
     /// Newest full scan applied: everything shown was true then.
     pub verified: Option<(ScanId, Timestamp)>,
+    /// That scan found nothing new.
+    pub unchanged: bool,
     /// Operating system, once scanned.
     pub platform: Platform,
     /// Whether it answers.
@@ -265,6 +267,24 @@ pub async fn find(tx: &mut Tx<'_>, name_or_id: &str) -> Result<Option<HostId>, S
     Ok(found.map(HostId))
 }
 
+/// The same for looking back: of a name that no host has now, the host that had it last. Called by the API where history
+/// is asked for.
+///
+/// # Errors
+/// The database is away.
+pub async fn find_ever(tx: &mut Tx<'_>, name_or_id: &str) -> Result<Option<HostId>, StoreError> {
+    let id = name_or_id.parse::<Uuid>().ok();
+    let found = sqlx::query_scalar!(
+        "select id from host where name = $1 or id = $2
+         order by id = $2 desc nulls last, deleted_at desc nulls first limit 1",
+        name_or_id,
+        id
+    )
+    .fetch_optional(tx.connection())
+    .await?;
+    Ok(found.map(HostId))
+}
+
 /// A host's name, removed or not. Called where an event or an alert speaks of a host.
 ///
 /// # Errors
@@ -294,7 +314,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
              c.name as "credential_name?", h.jump_id, j.name as "jump_name?",
              (select coalesce(jsonb_object_agg(l.key, l.value), '{}') from host_label l where l.host_id = h.id) as "labels!",
              hs.compliance_state, hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing, hs.full_scan_id, hs.full_at,
-             hs.platform, l.reachability_status as "reachability?", l.last_probe_at as "last_probe_at?",
+             coalesce(v.unchanged, false) as "unchanged!", hs.platform, l.reachability_status as "reachability?", l.last_probe_at as "last_probe_at?",
              l.last_response_ms as "last_response_ms?", s.next_scheduled_scan as "next_scheduled_scan?",
              s.current_interval_minutes as "interval?", s.next_reason as "next_reason?", m.maintenance as "maintenance?",
              m.until as "maintenance_until?",
@@ -302,6 +322,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
              o.id as "open_scan?", o.state as "open_state?"
            from host h
            join host_state hs on hs.host_id = h.id
+           left join scan_ledger v on v.scan_id = hs.full_scan_id
            left join credential c on c.id = h.credential_id
            left join host j on j.id = h.jump_id
            left join host_compliance_schedule s on s.host_id = h.id
@@ -350,6 +371,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
                 counts: counts(r.pass, r.fail, r.skipped, r.error),
                 critical_failing: count(r.critical_failing),
                 verified: r.full_scan_id.map(ScanId).zip(r.full_at),
+                unchanged: r.unchanged,
                 platform: serde_json::from_value(r.platform).unwrap_or_default(),
                 reachability: Reachability::parse(r.reachability.as_deref().unwrap_or_default()),
                 last_probe_at: r.last_probe_at,

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use openwatch_model::scan::Selection;
-use openwatch_model::{HostId, ScanId, Severity, Status, Timestamp};
+use openwatch_model::{HostId, Outcome, ScanId, Severity, Status, Timestamp};
 use openwatch_store::read;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use super::{Applied, Rig, outcome};
+use super::{Applied, Rig, outcome, with_output};
 
 /// One rule, as a system would keep it that rewrites every row on every scan.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,14 +20,25 @@ struct Naive {
     last_scan: ScanId,
     in_corpus: bool,
     changed_by: ScanId,
+    says: u8,
+    refs: u8,
 }
 
-/// A scan: full or filtered, and what each rule said; `None` is not in the corpus.
-type Step = (bool, Vec<Option<(Status, Option<Severity>)>>);
+/// What a rule found: its verdict, and which of a few outputs and references stand behind it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) status: Status,
+    pub(crate) severity: Option<Severity>,
+    says: u8,
+    refs: u8,
+}
+
+/// A scan: full or filtered, and what each rule found; `None` is not in the corpus.
+pub(crate) type Step = (bool, Vec<Option<Found>>);
 
 const RULES: usize = 5;
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let status = prop_oneof![
         4 => Just(Status::Pass),
         3 => Just(Status::Fail),
@@ -36,24 +47,26 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let severity =
         prop_oneof![6 => Just(Some(Severity::High)), 1 => Just(Some(Severity::Low)), 1 => Just(None)];
-    let rule = prop_oneof![3 => (status, severity).prop_map(Some), 1 => Just(None)];
+    let found = (status, severity, 0..2_u8, 0..2_u8)
+        .prop_map(|(status, severity, says, refs)| Some(Found { status, severity, says, refs }));
+    let rule = prop_oneof![3 => found, 1 => Just(None)];
     (prop::bool::weighted(0.7), prop::collection::vec(rule, RULES))
+}
+
+/// As a worker would tell it.
+pub(crate) fn measured(rule: usize, found: Found) -> Outcome {
+    let mut it = with_output(&format!("rule-{rule}"), found.status, &found.says.to_string());
+    it.severity = found.severity;
+    it.framework_refs = BTreeMap::from([("cis".to_owned(), vec![found.refs.to_string()])]);
+    it
 }
 
 async fn play(rig: &Rig, host: HostId, steps: &[Step]) -> Vec<(ScanId, Timestamp, BTreeMap<String, Naive>)> {
     let mut naive: BTreeMap<String, Naive> = BTreeMap::new();
     let mut moments = Vec::new();
     for (full, rules) in steps {
-        let found: Vec<_> = rules
-            .iter()
-            .enumerate()
-            .filter_map(|(n, rule)| {
-                let (status, severity) = (*rule)?;
-                let mut it = outcome(&format!("rule-{n}"), status);
-                it.severity = severity;
-                Some(it)
-            })
-            .collect();
+        let found: Vec<_> =
+            rules.iter().enumerate().filter_map(|(n, rule)| Some(measured(n, (*rule)?))).collect();
         let selection = match full {
             true => Selection::full(),
             false => {
@@ -77,6 +90,8 @@ async fn play(rig: &Rig, host: HostId, steps: &[Step]) -> Vec<(ScanId, Timestamp
                 last_scan: scan,
                 in_corpus: false,
                 changed_by: scan,
+                says: 0,
+                refs: 0,
             };
             let rule = naive.entry(it.rule.clone()).or_insert(new);
             if (rule.status, rule.severity) != (it.status, it.severity) {
@@ -85,6 +100,8 @@ async fn play(rig: &Rig, host: HostId, steps: &[Step]) -> Vec<(ScanId, Timestamp
             (rule.status, rule.severity, rule.last_scan) = (it.status, it.severity, scan);
             rule.check_count += 1;
             rule.in_corpus |= full;
+            rule.says = it.evidence.checks[0].stdout.parse().unwrap();
+            rule.refs = it.framework_refs["cis"][0].parse().unwrap();
         }
         let at: Timestamp = sqlx::query_scalar("select applied_at from scan_ledger where scan_id = $1")
             .bind(scan.0)
@@ -115,8 +132,18 @@ async fn check(rig: &Rig, host: HostId, steps: &[Step]) {
     }
     // Every moment of the past, from history alone.
     for (scan, at, naive) in &moments {
-        for row in read::rules(&mut tx, host, Some(*at)).await.unwrap() {
+        let rows = read::rules(&mut tx, host, Some(*at)).await.unwrap();
+        let evidence = read::evidence(&mut tx, &rows).await.unwrap();
+        assert_eq!(rows.len(), naive.len());
+        for (row, evidence) in rows.into_iter().zip(evidence) {
             let want = &naive[&row.rule];
+            let says = evidence.body["checks"][0]["stdout"].as_str().unwrap().to_owned();
+            assert_eq!(
+                (says, row.framework_refs["cis"][0].clone()),
+                (want.says.to_string(), want.refs.to_string()),
+                "evidence and references of {} at {at} of {steps:?}",
+                row.rule
+            );
             assert_eq!(
                 (row.status, row.severity, row.in_corpus, row.last_changed_at),
                 (want.status, want.severity, want.in_corpus, ends[&want.changed_by]),
@@ -152,7 +179,7 @@ async fn the_view_equals_a_model_that_rewrites_every_row() {
 async fn a_rule_that_returns_keeps_its_count_and_its_gap() {
     let rig = Rig::new().await;
     let host = rig.host("web-1").await;
-    let here = |status| Some((status, None));
+    let here = |status| Some(Found { status, severity: None, says: 0, refs: 0 });
     let both = (true, vec![here(Status::Pass), here(Status::Pass)]);
     let one = (true, vec![here(Status::Pass), None]);
     let filtered = (false, vec![None, here(Status::Fail)]);

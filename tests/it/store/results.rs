@@ -6,12 +6,19 @@ use openwatch_model::drift::SeverityCounts;
 use openwatch_model::scan::Selection;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::ChangeKind;
-use openwatch_model::{Severity, Status};
+use openwatch_model::{HostId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, Source};
-use openwatch_store::{StoreError, finding, host, read};
+use openwatch_store::{StoreError, Tx, finding, host, read};
 
 use super::{Applied, Rig, apply_result, outcome, passing, with_output};
+
+/// What a rule says now.
+async fn evidence(tx: &mut Tx<'_>, host: HostId, rule: &str) -> read::EvidenceRow {
+    let mut rules = read::rules(tx, host, None).await.unwrap();
+    rules.retain(|row| row.rule == rule);
+    read::evidence(tx, &rules).await.unwrap().remove(0)
+}
 
 const TRANSACTIONS: &str = "select count(*) from transactions";
 
@@ -38,7 +45,7 @@ async fn the_first_scan_sees_every_rule_for_the_first_time() {
     assert_eq!(summary.verified.map(|(scan, _)| scan), Some(scan));
     let verdicts = read::verdicts(&mut tx, scan).await.unwrap();
     assert_eq!(verdicts.len(), 50);
-    let evidence = read::evidence(&mut tx, host, "rule-0007", None).await.unwrap().unwrap();
+    let evidence = evidence(&mut tx, host, "rule-0007").await;
     assert_eq!(
         (&evidence.body["detail"], &evidence.body["checks"][0]["command"]),
         (&"seen".into(), &"probe rule-0007".into())
@@ -96,10 +103,8 @@ async fn evidence_that_moved_under_the_same_verdict_is_no_transaction() {
     let (_, applied) = rig.scanned(host, &[with_output("r", Status::Pass, "two")]).await;
     assert!(kinds(&applied).is_empty());
     let mut tx = rig.api.begin_read().await.unwrap();
-    let evidence = read::evidence(&mut tx, host, "r", None).await.unwrap().unwrap();
+    let evidence = evidence(&mut tx, host, "r").await;
     assert_eq!(evidence.body["checks"][0]["stdout"], "two");
-    let then = read::evidence(&mut tx, host, "r", Some(1)).await.unwrap().unwrap();
-    assert_eq!(then.body["checks"][0]["stdout"], "one");
     assert_eq!(rig.number("select count(*) from host_rule_state where check_count = 2").await, 1);
 }
 
@@ -226,7 +231,7 @@ async fn nul_in_output_is_stored_as_a_replacement() {
     let host = rig.host("web-1").await;
     rig.scanned(host, &[with_output("r", Status::Fail, "a\0b")]).await;
     let mut tx = rig.api.begin_read().await.unwrap();
-    let evidence = read::evidence(&mut tx, host, "r", None).await.unwrap().unwrap();
+    let evidence = evidence(&mut tx, host, "r").await;
     assert_eq!(evidence.body["checks"][0]["stdout"], "a\u{fffd}b");
     assert_eq!(evidence.body["nul_replaced"], true);
 }

@@ -152,9 +152,12 @@ pub struct HostCompliance {
     /// Rules by status, where they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<CountsView>,
-    /// When its last full scan was applied.
+    /// When its last full scan was applied: what is told here was verified then.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub last_scanned_at: Option<OffsetDateTime>,
+    /// That scan found nothing new: what was known is verified unchanged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
     /// When it is due next.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub next_scan_at: Option<OffsetDateTime>,
@@ -297,4 +300,10 @@ pub struct HostRule {
     /// How often it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_count: Option<i64>,
+    /// What was run and what it said, of the moment asked about; only where it was asked for. See `specs/schemas/evidence.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<serde_json::Value>,
+    /// SHA-256 of the evidence, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence_sha256: Option<String>,
 }

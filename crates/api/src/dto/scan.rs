@@ -147,9 +147,12 @@ pub struct Scan {
     /// More about the failure, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_detail: Option<String>,
-    /// Nothing at all differed from the scan before.
+    /// Nothing at all differed from the scan before: what was known is verified unchanged at `finished_at`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unchanged: bool,
+    /// Transactions it recorded.
+    #[serde(default)]
+    pub changes: u32,
     /// A newer scan of the host was applied first; this one changed nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub superseded: bool,
@@ -164,7 +167,7 @@ pub struct ScanDetail {
     pub rules: Vec<ScanRule>,
     /// What differs from the scan before.
     pub changes: Vec<ScanRule>,
-    /// Where the time went: `rules`, slowest first, each with `rule`, `duration_ms` and `lane`.
+    /// Where the time went: `rules`, the ten slowest first, each with `rule`, `duration_ms` and `lane`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<serde_json::Value>,
 }

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use super::schedule::scheduled;
-use super::{AsOfQuery, known_host, past, word};
+use super::{AsOfQuery, known_host, past, remembered_host, word};
 use crate::dto::{Host, HostCompliance, HostLiveness, HostRule, Page, Problem};
 use crate::error::{Code, Failure};
 use crate::extract::{Query, limit};
@@ -105,21 +105,22 @@ pub(crate) async fn show(
     Query(asked): Query<AsOfQuery>,
 ) -> Result<axum::Json<Host>, Failure> {
     let mut tx = api.begin_read().await?;
-    let id = known_host(&mut tx, &named).await?;
-    let host = show_in(&mut tx, id).await?;
     match past(asked.as_of, tx.now())? {
-        None => Ok(axum::Json(scheduled(&mut tx, id, host).await?)),
-        Some(at) => Ok(axum::Json(as_it_was(&mut tx, host, at).await?)),
+        None => {
+            let id = known_host(&mut tx, &named).await?;
+            let host = show_in(&mut tx, id).await?;
+            Ok(axum::Json(scheduled(&mut tx, id, host).await?))
+        }
+        Some(at) => Ok(axum::Json(as_it_was(&mut tx, &named, at).await?)),
     }
 }
 
 /// What is not remembered (whether it answered, when it was due) is left out.
-async fn as_it_was(tx: &mut Tx<'_>, now: Host, at: Timestamp) -> Result<Host, Failure> {
-    let filter = Filter { id: Some(HostId(now.id)), ..Filter::default() };
-    let then = read::hosts_at(tx, at, &filter, 1).await?.pop();
-    let then =
-        then.ok_or_else(|| Failure::new(Code::HostNotFound, "it was not registered yet at that moment"))?;
-    Ok(changed_back(now, &then))
+async fn as_it_was(tx: &mut Tx<'_>, named: &str, at: Timestamp) -> Result<Host, Failure> {
+    let id = remembered_host(tx, named).await?;
+    let filter = Filter { id: Some(id), removed: true, ..Filter::default() };
+    let there = all_as_they_were(tx, at, &filter, 1).await?.pop();
+    there.ok_or_else(|| Failure::new(Code::HostNotFound, "it was not registered at that moment"))
 }
 
 fn changed_back(now: Host, then: &HostAt) -> Host {
@@ -129,26 +130,51 @@ fn changed_back(now: Host, then: &HostAt) -> Host {
         critical_failing: then.critical_failing > 0,
         counts: then.verified.map(|_| then.counts.into()),
         last_scanned_at: then.verified.map(|(_, at)| at),
+        unchanged: then.unchanged,
         next_scan_at: None,
     };
     Host { compliance, liveness: None, schedule: None, ..now }
 }
 
+/// What to say about a host's rules.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RulesQuery {
+    /// As it was then; now when absent. RFC 3339.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    as_of: Option<OffsetDateTime>,
+    /// Only this rule.
+    rule: Option<String>,
+    /// With the evidence of that moment.
+    #[serde(default)]
+    evidence: bool,
+}
+
 /// What each rule says about a host, now or as it was. All rules are on one page.
-#[utoipa::path(get, path = "/api/v1/hosts/{host}/rules", tag = "hosts", params(("host" = String, Path, description = "name or id"), AsOfQuery), responses(
+#[utoipa::path(get, path = "/api/v1/hosts/{host}/rules", tag = "hosts", params(("host" = String, Path, description = "name or id"), RulesQuery), responses(
     (status = 200, description = "rules", body = Page<HostRule>),
     (status = 404, description = "host.not_found", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn rules(
     State(api): Shared,
     Path(named): Path<String>,
-    Query(asked): Query<AsOfQuery>,
+    Query(asked): Query<RulesQuery>,
 ) -> Result<axum::Json<Page<HostRule>>, Failure> {
     let mut tx = api.begin_read().await?;
-    let id = known_host(&mut tx, &named).await?;
     let as_of = past(asked.as_of, tx.now())?;
-    let rows = read::rules(&mut tx, id, as_of).await?;
-    Ok(axum::Json(Page { items: rows.into_iter().map(rule).collect(), next_cursor: None }))
+    let id = match as_of {
+        None => known_host(&mut tx, &named).await?,
+        Some(_) => remembered_host(&mut tx, &named).await?,
+    };
+    let mut rows = read::rules(&mut tx, id, as_of).await?;
+    rows.retain(|row| asked.rule.as_ref().is_none_or(|rule| *rule == row.rule));
+    let evidence = if asked.evidence { read::evidence(&mut tx, &rows).await? } else { Vec::new() };
+    let mut items: Vec<_> = rows.into_iter().map(rule).collect();
+    for (item, seen) in items.iter_mut().zip(evidence) {
+        (item.evidence, item.evidence_sha256) = (Some(seen.body), Some(seen.hash));
+    }
+    Ok(axum::Json(Page { items, next_cursor: None }))
 }
 
 fn rule(row: RuleRow) -> HostRule {
@@ -163,6 +189,8 @@ fn rule(row: RuleRow) -> HostRule {
         last_changed_at: Some(row.last_changed_at),
         last_checked_at: row.last_checked_at,
         check_count: row.check_count.and_then(|count| i64::try_from(count).ok()),
+        evidence: None,
+        evidence_sha256: None,
     }
 }
 
@@ -196,6 +224,7 @@ fn view(row: HostSummary) -> Host {
             critical_failing: row.critical_failing > 0,
             counts: scanned.then(|| row.counts.into()),
             last_scanned_at: row.verified.map(|(_, at)| at),
+            unchanged: row.unchanged,
             next_scan_at: row.next_scan_at,
         },
         schedule: None,

@@ -73,11 +73,17 @@ fn word<T>(
 
 /// The host that a name or id means.
 async fn known_host(tx: &mut Tx<'_>, named: &str) -> Result<HostId, Failure> {
-    let found = host::find(tx, named).await?;
-    found.ok_or_else(|| {
-        let detail = format!("no host has the name or id `{}`; see GET /api/v1/hosts", clip(named));
-        Failure::new(Code::HostNotFound, detail)
-    })
+    host::find(tx, named).await?.ok_or_else(|| no_such_host(named))
+}
+
+/// The same where the past is asked for: a removed host has its history.
+async fn remembered_host(tx: &mut Tx<'_>, named: &str) -> Result<HostId, Failure> {
+    host::find_ever(tx, named).await?.ok_or_else(|| no_such_host(named))
+}
+
+fn no_such_host(named: &str) -> Failure {
+    let detail = format!("no host has the name or id `{}`; see GET /api/v1/hosts", clip(named));
+    Failure::new(Code::HostNotFound, detail)
 }
 
 /// Words of a client that are told back to it, not without end.
@@ -85,10 +91,10 @@ fn clip(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(253).collect()
 }
 
-/// The host that a filter names, if it names one.
+/// The host that a filter of a history names, if it names one.
 async fn filter_host(tx: &mut Tx<'_>, named: Option<&str>) -> Result<Option<HostId>, Failure> {
     match named {
-        Some(named) => known_host(tx, named).await.map(Some),
+        Some(named) => remembered_host(tx, named).await.map(Some),
         None => Ok(None),
     }
 }

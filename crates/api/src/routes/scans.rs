@@ -107,18 +107,15 @@ pub(crate) async fn evidence(
 ) -> Result<axum::Json<EvidenceView>, Failure> {
     let scan = ScanId(id("id", &scan)?);
     let mut tx = api.begin_read().await?;
-    let row = known_scan(&mut tx, scan).await?;
-    let none = || {
+    known_scan(&mut tx, scan).await?;
+    let mut measured = read::verdicts(&mut tx, scan).await?;
+    measured.retain(|verdict| verdict.rule == rule_id);
+    let found = read::evidence(&mut tx, &measured).await?.pop().ok_or_else(|| {
         Failure::new(
             Code::EvidenceNotFound,
             "the scan has no verdict on this rule; see GET /api/v1/scans/{id}",
         )
-    };
-    let measured = read::verdicts(&mut tx, scan).await?.iter().any(|verdict| verdict.rule == rule_id);
-    if !measured {
-        return Err(none());
-    }
-    let found = read::evidence(&mut tx, row.host, &rule_id, Some(row.number)).await?.ok_or_else(none)?;
+    })?;
     Ok(axum::Json(EvidenceView { scan_id: scan.0, rule_id, sha256: found.hash, evidence: found.body }))
 }
 
@@ -178,7 +175,8 @@ fn view(row: ScanRow) -> Scan {
         score: counts.and_then(|counts| Score::of(counts).percent()),
         failure: row.failure.as_ref().map(|failure| failure.reason),
         failure_detail: row.failure.map(|failure| failure.detail).filter(|detail| !detail.is_empty()),
-        unchanged: row.found.is_some_and(|found| found.unchanged),
+        unchanged: row.found.as_ref().is_some_and(|found| found.unchanged),
+        changes: row.found.map_or(0, |found| found.changes),
         superseded: row.superseded,
     }
 }

@@ -61,6 +61,19 @@ pub struct ListArgs {
     pub as_of: Option<String>,
 }
 
+/// What changed.
+#[derive(Debug, Clone, Args)]
+pub struct TransactionsArgs {
+    #[command(flatten)]
+    pub list: ListArgs,
+    /// Only this rule
+    #[arg(long)]
+    pub rule: Option<String>,
+    /// Not before this moment (RFC 3339, or a date)
+    #[arg(long)]
+    pub since: Option<String>,
+}
+
 /// Scans.
 #[derive(Debug, Clone, Args)]
 pub struct ScansArgs {
@@ -171,6 +184,12 @@ pub enum HostCommand {
     Show {
         /// Host name or id
         host: String,
+        /// Only this rule, with its evidence
+        #[arg(long)]
+        rule: Option<String>,
+        /// With the evidence of every rule that fails or has no verdict
+        #[arg(long)]
+        evidence: bool,
         #[command(flatten)]
         look: LookArgs,
     },

@@ -89,7 +89,7 @@ pub enum Command {
     /// Scans, newest first; with an id, that scan
     Scans(ScansArgs),
     /// What changed, newest first
-    Transactions(ListArgs),
+    Transactions(TransactionsArgs),
     /// Who did what, newest first
     Audit(AuditArgs),
 

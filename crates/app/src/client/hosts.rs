@@ -5,10 +5,12 @@ use std::path::Path;
 
 use openwatch_api::dto::{Host, HostChange, HostRule, MaintenanceWish, NewHost, Page};
 use openwatch_model::credential::SudoMode;
+use openwatch_model::outcome::Status;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::host_keys::{accept_key, keys, parse_key};
+use super::look::verified;
 use super::{Client, moment, table};
 use crate::cli::{HostAddArgs, HostCommand, HostSetArgs, LookArgs};
 use crate::exit::Failure;
@@ -31,7 +33,7 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
             let page: Page<Host> = client.get("/hosts", &query).await?;
             if client.json { table::json(&page.items) } else { list(&page.items) }
         }
-        HostCommand::Show { host, look } => show(&host, look).await,
+        HostCommand::Show { host, rule, evidence, look } => show(&host, rule, evidence, look).await,
         HostCommand::Rm { host, client } => {
             Client::new(&client)?.delete(&format!("/hosts/{}", url_encode(&host))).await?;
             table::line(&format!("host {host} removed; its history stays"));
@@ -204,17 +206,28 @@ fn list(hosts: &[Host]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
+async fn show(name: &str, rule: Option<String>, evidence: bool, look: LookArgs) -> Result<(), Failure> {
     let client = Client::new(&look.client)?;
     let as_of: Vec<_> = look.as_of.iter().map(|at| ("as_of", moment(at))).collect();
     let path = format!("/hosts/{}", url_encode(name));
     let host: Host = client.get(&path, &as_of).await?;
-    let rules: Page<HostRule> = client.get(&format!("{path}/rules"), &as_of).await?;
+    let mut query = as_of;
+    if evidence || rule.is_some() {
+        query.push(("evidence", "true".to_owned()));
+    }
+    query.extend(rule.iter().map(|rule| ("rule", rule.clone())));
+    let rules: Page<HostRule> = client.get(&format!("{path}/rules"), &query).await?;
+    if let Some(rule) = rule.as_ref().filter(|_| rules.items.is_empty()) {
+        return Err(Failure::usage(format!(
+            "rule {rule} was not measured on {name} by then; `openwatch host show {name}` lists those that were"
+        )));
+    }
     if client.json {
         return table::json(&serde_json::json!({ "host": host, "rules": rules.items }));
     }
     list(std::slice::from_ref(&host))?;
     next_scan(&host);
+    verified(&host);
     let mut table = table::new(&["rule", "status", "severity", "since", "checked"]);
     for rule in &rules.items {
         table.add_row([
@@ -226,7 +239,15 @@ async fn show(name: &str, look: LookArgs) -> Result<(), Failure> {
         ]);
     }
     table::print(&table, "no rule has been measured on it yet");
-    Ok(())
+    let asked = |it: &&HostRule| rule.is_some() || matches!(it.status, Status::Fail | Status::Error);
+    rules.items.iter().filter(asked).try_for_each(proof)
+}
+
+/// A rule's evidence beneath its name, where it was asked for.
+fn proof(rule: &HostRule) -> Result<(), Failure> {
+    let Some(evidence) = &rule.evidence else { return Ok(()) };
+    table::line(&format!("\n{} {}:", rule.rule_id, rule.status.as_str()));
+    table::json(evidence)
 }
 
 /// When and why then.

@@ -1,13 +1,16 @@
 //! `status`, `scans`, `transactions`, `drift` and `alerts`: looking, and handling alerts.
 
-use openwatch_api::dto::{Alert, AlertAction, Drift, Page, Scan, SilenceAction, StatusReport, Transaction};
+use openwatch_api::dto::{
+    Alert, AlertAction, Drift, Host, Page, Scan, SilenceAction, StatusReport, Transaction,
+};
 use openwatch_model::scan::Lane;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Client, moment, table};
-use crate::cli::{AlertActionArgs, AlertCommand, ListArgs, LookArgs};
+use crate::cli::{AlertActionArgs, AlertCommand, ListArgs, LookArgs, TransactionsArgs};
 use crate::exit::Failure;
+use crate::place::url_encode;
 
 /// `status`.
 ///
@@ -113,9 +116,13 @@ pub async fn scans(args: ListArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As the API's answer.
-pub async fn transactions(args: ListArgs) -> Result<(), Failure> {
+pub async fn transactions(args: TransactionsArgs) -> Result<(), Failure> {
+    let TransactionsArgs { list: args, rule, since } = args;
     let client = Client::new(&args.client)?;
-    let page: Page<Transaction> = client.get("/transactions", &query(&args)).await?;
+    let mut query = query(&args);
+    query.extend(rule.map(|rule| ("rule", rule)));
+    query.extend(since.map(|at| ("since", moment(&at))));
+    let page: Page<Transaction> = client.get("/transactions", &query).await?;
     if client.json {
         return table::json(&page.items);
     }
@@ -131,8 +138,30 @@ pub async fn transactions(args: ListArgs) -> Result<(), Failure> {
             it.severity.map_or("-", |s| s.as_str()).to_owned(),
         ]);
     }
-    table::print(&table, "nothing has changed yet");
+    table::print(&table, "nothing has changed");
+    match &args.host {
+        Some(host) => silence(&client, host, args.as_of.as_deref()).await,
+        None => Ok(()),
+    }
+}
+
+/// Silence is evidence: when the host was looked at last, and that nothing was new then.
+async fn silence(client: &Client, host: &str, as_of: Option<&str>) -> Result<(), Failure> {
+    let as_of: Vec<_> = as_of.iter().map(|at| ("as_of", moment(at))).collect();
+    // A host that was removed since has its transactions, and no newest scan.
+    match client.get::<Host>(&format!("/hosts/{}", url_encode(host)), &as_of).await {
+        Ok(host) => verified(&host),
+        Err(failure) if failure.code == crate::exit::USAGE => {}
+        Err(failure) => return Err(failure),
+    }
     Ok(())
+}
+
+/// Says whether the newest full scan found anything new.
+pub(super) fn verified(host: &Host) {
+    let Some(at) = host.compliance.last_scanned_at else { return };
+    let words = if host.compliance.unchanged { "verified unchanged" } else { "last verified" };
+    table::line(&format!("{}: {words} at {} UTC", host.name, table::moment(at)));
 }
 
 /// `drift`.
@@ -145,8 +174,18 @@ pub async fn drift(args: ListArgs) -> Result<(), Failure> {
     if client.json {
         return table::json(&page.items);
     }
-    let mut table =
-        table::new(&["when", "host", "drift", "before", "now", "now failing c/h/m/l", "now passing c/h/m/l"]);
+    let mut table = table::new(&[
+        "when",
+        "host",
+        "drift",
+        "before",
+        "now",
+        "points",
+        "now failing c/h/m/l",
+        "of those new",
+        "now passing c/h/m/l",
+        "doubt",
+    ]);
     for it in &page.items {
         let by =
             |s: openwatch_api::dto::BySeverity| format!("{}/{}/{}/{}", s.critical, s.high, s.medium, s.low);
@@ -156,12 +195,24 @@ pub async fn drift(args: ListArgs) -> Result<(), Failure> {
             it.kind.as_str().to_owned(),
             table::score(it.score_before),
             table::score(it.score_after),
+            it.score_delta.map_or("-".to_owned(), |points| format!("{points:+.2}")),
             by(it.became_failing),
+            it.newly_observed_failing.to_string(),
             by(it.became_passing),
+            doubt(it).to_owned(),
         ]);
     }
     table::print(&table, "no drift yet");
     Ok(())
+}
+
+/// Why a drift woke nobody.
+fn doubt(drift: &Drift) -> &'static str {
+    match (drift.low_confidence, drift.low_overlap) {
+        (true, _) => "checks were lost",
+        (_, true) => "few rules in common",
+        _ => "",
+    }
 }
 
 /// `alerts`, listing.

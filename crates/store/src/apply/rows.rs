@@ -158,6 +158,36 @@ pub(super) async fn append_transactions(
     Ok(())
 }
 
+/// Appends what moved under the same verdict, so that a look back finds the evidence of its moment.
+pub(super) async fn append_revisions(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+    findings: &[&Finding],
+) -> Result<(), StoreError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let rules: Vec<String> = findings.iter().map(|f| f.rule.clone()).collect();
+    let reasons: Vec<Option<String>> = findings.iter().map(|f| f.skip_reason.clone()).collect();
+    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs.clone()).collect();
+    let hashes: Vec<Vec<u8>> = findings.iter().map(|f| f.evidence_hash.to_vec()).collect();
+    sqlx::query!(
+        "insert into rule_revision (host_id, rule_id, host_number, skip_reason, framework_refs, evidence_hash)
+         select $1, n.rule_id, $2, n.skip_reason, n.framework_refs::jsonb, n.evidence_hash
+         from unnest($3::text[], $4::text[], $5::text[], $6::bytea[])
+           as n (rule_id, skip_reason, framework_refs, evidence_hash)",
+        open.host.0,
+        open.number,
+        &rules,
+        &reasons as &[Option<String>],
+        &refs,
+        &hashes,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
 /// Ends the gaps of rules that are back in the corpus.
 pub(super) async fn close_gaps(
     tx: &mut Tx<'_>,

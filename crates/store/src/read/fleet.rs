@@ -50,6 +50,8 @@ pub struct HostAt {
     pub critical_failing: u32,
     /// That scan; absent before the first one.
     pub verified: Option<(ScanId, Timestamp)>,
+    /// It found nothing new.
+    pub unchanged: bool,
 }
 
 /// Hosts as they were at a time, by name: those registered then and not removed. Called by the API.
@@ -65,7 +67,7 @@ pub async fn hosts_at(
     let rows = sqlx::query!(
         r#"select h.id, h.name, l.scan_id as "scan_id?", l.applied_at as "applied_at?", l.compliance_state as "state?",
              l.pass as "pass?", l.fail as "fail?", l.skipped as "skipped?", l.error as "error?",
-             l.critical_failing as "critical?"
+             l.critical_failing as "critical?", coalesce(l.unchanged, false) as "unchanged!"
            from host h
            left join lateral (
              select * from scan_ledger l
@@ -105,6 +107,7 @@ pub async fn hosts_at(
                 ),
                 critical_failing: r.critical.map_or(0, count),
                 verified: r.scan_id.map(ScanId).zip(r.applied_at),
+                unchanged: r.unchanged,
             })
         })
         .collect()

@@ -1,5 +1,7 @@
 //! Rules of a host: now, at a time, or as a scan found them.
 
+use std::collections::BTreeMap;
+
 use openwatch_model::outcome::FrameworkRefs;
 use openwatch_model::{HostId, ScanId, Severity, Status, Timestamp};
 use serde_json::Value;
@@ -46,6 +48,7 @@ pub struct RuleRow {
     pub check_count: Option<u64>,
     /// Whether the host's newest full scan had it.
     pub in_corpus: bool,
+    evidence_hash: Vec<u8>,
 }
 
 /// Where a host stood at a time; nothing before its first applied scan. Called by readers of the past.
@@ -117,7 +120,7 @@ async fn now(tx: &mut Tx<'_>, host: HostId) -> Result<Vec<RuleRow>, StoreError> 
     let rows = sqlx::query!(
         r#"select rule_id as "rule_id!", current_status as "status!", severity, skip_reason, framework_refs as "framework_refs!",
              first_seen_at as "first_seen_at!", last_changed_at as "last_changed_at!", last_checked_at, last_scan_id,
-             check_count as "check_count!", in_corpus as "in_corpus!"
+             check_count as "check_count!", in_corpus as "in_corpus!", evidence_hash as "evidence_hash!"
            from host_rule_state where host_id = $1 order by rule_id"#,
         host.0
     )
@@ -135,22 +138,32 @@ async fn now(tx: &mut Tx<'_>, host: HostId) -> Result<Vec<RuleRow>, StoreError> 
         last_scan: r.last_scan_id.map(ScanId),
         check_count: Some(r.check_count.max(0).unsigned_abs()),
         in_corpus: r.in_corpus,
+        evidence_hash: r.evidence_hash,
     });
     Ok(rules.collect())
 }
 
 async fn then(tx: &mut Tx<'_>, point: &Point) -> Result<Vec<RuleRow>, StoreError> {
     let rows = sqlx::query!(
-        r#"select distinct on (t.rule_id) t.rule_id, t.status, t.severity, t.skip_reason, t.framework_refs, t.occurred_at,
-             r.first_seen_at,
+        r#"select t.rule_id, t.status, t.severity, t.occurred_at, r.first_seen_at,
+             case when v.host_number is null then t.skip_reason else v.skip_reason end as skip_reason,
+             coalesce(v.framework_refs, t.framework_refs) as "framework_refs!",
+             coalesce(v.evidence_hash, t.evidence_hash) as "evidence_hash!",
              coalesce(r.first_seq <= $3, false) and not exists (
                select from rule_gap g
-               where g.host_id = t.host_id and g.rule_id = t.rule_id and g.after_seq < $3
+               where g.host_id = r.host_id and g.rule_id = t.rule_id and g.after_seq < $3
                  and (g.before_seq is null or g.before_seq > $3)) as "in_corpus!"
-           from transactions t
+           from (
+             select distinct on (t.rule_id) t.* from transactions t
+             where t.host_id = $1 and t.host_number <= $2 and ($4::text[] is null or t.rule_id = any($4))
+             order by t.rule_id, t.host_number desc) t
            join rule_state r on r.host_id = t.host_id and r.rule_id = t.rule_id
-           where t.host_id = $1 and t.host_number <= $2 and ($4::text[] is null or t.rule_id = any($4))
-           order by t.rule_id, t.host_number desc"#,
+           -- What moved since, under the same verdict.
+           left join lateral (
+             select * from rule_revision v
+             where v.host_id = $1 and v.rule_id = t.rule_id and v.host_number > t.host_number and v.host_number <= $2
+             order by v.host_number desc limit 1) v on true
+           order by t.rule_id"#,
         point.host.0,
         point.number,
         point.full_seq,
@@ -170,6 +183,7 @@ async fn then(tx: &mut Tx<'_>, point: &Point) -> Result<Vec<RuleRow>, StoreError
         last_scan: (point.rule_ids.is_some() || r.in_corpus).then_some(point.scan),
         check_count: None,
         in_corpus: r.in_corpus,
+        evidence_hash: r.evidence_hash,
     });
     Ok(rules.collect())
 }
@@ -185,33 +199,24 @@ pub struct EvidenceRow {
     pub bytes: u64,
 }
 
-/// Evidence of a rule now or, given a scan's number, as that scan left it: evidence that moved under the same
-/// verdict is kept for the present only. Called by the API.
+/// Evidence of rules that were read in the same `tx`, in their order. Called by the API.
 ///
 /// # Errors
 /// The database is away.
-pub async fn evidence(
-    tx: &mut Tx<'_>,
-    host: HostId,
-    rule: &str,
-    number: Option<i64>,
-) -> Result<Option<EvidenceRow>, StoreError> {
-    let row = sqlx::query!(
-        r#"select e.hash, e.body, e.bytes from evidence e where e.hash = coalesce(
-             (select r.evidence_hash from rule_state r join host_state h on h.host_id = r.host_id
-              where r.host_id = $1 and r.rule_id = $2 and ($3::bigint is null or $3 >= h.applied_number)),
-             (select t.evidence_hash from transactions t
-              where t.host_id = $1 and t.rule_id = $2 and t.host_number <= $3
-              order by t.host_number desc limit 1))"#,
-        host.0,
-        rule,
-        number
-    )
-    .fetch_optional(tx.connection())
-    .await?;
-    Ok(row.map(|r| EvidenceRow {
-        hash: hex::encode(r.hash),
-        body: r.body,
-        bytes: u64::try_from(r.bytes).unwrap_or_default(),
-    }))
+pub async fn evidence(tx: &mut Tx<'_>, rules: &[RuleRow]) -> Result<Vec<EvidenceRow>, StoreError> {
+    let hashes: Vec<Vec<u8>> = rules.iter().map(|rule| rule.evidence_hash.clone()).collect();
+    let rows = sqlx::query!("select hash, body, bytes from evidence where hash = any($1)", &hashes)
+        .fetch_all(tx.connection())
+        .await?;
+    let known: BTreeMap<_, _> = rows.into_iter().map(|r| (r.hash, (r.body, r.bytes))).collect();
+    let one = |rule: &RuleRow| {
+        // A foreign key keeps what a rule refers to.
+        let (body, bytes) = known.get(&rule.evidence_hash).cloned().unwrap_or_default();
+        EvidenceRow {
+            hash: hex::encode(&rule.evidence_hash),
+            body,
+            bytes: u64::try_from(bytes).unwrap_or_default(),
+        }
+    };
+    Ok(rules.iter().map(one).collect())
 }

@@ -1,8 +1,11 @@
 //! What one rule said about one host.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Formatter};
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The four ways a rule can end. Unknown words become `Error`, never `Pass` (EXE-30).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -103,8 +106,27 @@ pub struct Outcome {
     #[serde(default)]
     pub framework_refs: FrameworkRefs,
     /// What was run and what it said.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub evidence: Evidence,
+}
+
+/// Evidence is an object (TLW-14): a derived reader would take a list for its fields in order as well.
+fn object<'de, D: Deserializer<'de>>(reader: D) -> Result<Evidence, D::Error> {
+    struct Object;
+
+    impl<'de> Visitor<'de> for Object {
+        type Value = Evidence;
+
+        fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+            formatter.write_str("evidence, an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Evidence, A::Error> {
+            Evidence::deserialize(MapAccessDeserializer::new(map))
+        }
+    }
+
+    reader.deserialize_map(Object)
 }
 
 /// Proof of an outcome. Holds nothing that differs between two equal measurements: no times, no lanes.

@@ -67,6 +67,12 @@ enum Trouble {
     Store(StoreError),
     Bus(BusError),
     Refused(Refusal),
+    /// Signed with the key of this attempt, and yet not to be read: nobody will say anything better about it.
+    Unreadable {
+        about: (HostId, ScanId),
+        attempt: u32,
+        refusal: Refusal,
+    },
     Stage(StageError),
 }
 
@@ -104,6 +110,12 @@ impl Writer {
         match self.take(&message).await {
             Ok(()) => Next::Done,
             Err(Trouble::Refused(refusal)) => refuse::dead_letter(self, &message, &refusal.to_string()).await,
+            Err(Trouble::Unreadable { about, attempt, refusal }) => {
+                match refuse::unreadable(self, &message, about, attempt, &refusal.to_string()).await {
+                    Ok(()) => Next::Done,
+                    Err(error) => next(error),
+                }
+            }
             Err(Trouble::Store(error)) => next(error),
             Err(Trouble::Bus(error)) => {
                 tracing::warn!(%error, "a result waits for the bus");
@@ -125,10 +137,7 @@ impl Writer {
                 refuse::job(self, message).await
             }
             Part::Final => {
-                let (result, proven) = self.read_final(message, scan).await?;
-                if (result.host, result.scan) != (host, scan) {
-                    return Err(Refusal::Contradiction.into());
-                }
+                let (result, proven) = self.read_final(message, (host, scan)).await?;
                 apply::result(self, message, result, proven).await
             }
         }
@@ -141,19 +150,45 @@ impl Writer {
 
     /// Outcomes count only under the key of their attempt; a failure also under the worker's. Whether it was the key of
     /// the attempt.
-    async fn read_final(&self, message: &Message, scan: ScanId) -> Result<(ScanResult, bool), Trouble> {
+    async fn read_final(
+        &self,
+        message: &Message,
+        about: (HostId, ScanId),
+    ) -> Result<(ScanResult, bool), Trouble> {
         let part = Part::Final;
-        let by_attempt = message.header(KEY_KIND) == Some("attempt");
         let mut attempt = None;
-        if by_attempt {
-            let claimed = claimed_attempt(message, scan).ok_or(Refusal::NotTheAttempt)?;
+        if message.header(KEY_KIND) == Some("attempt") {
+            let claimed = claimed_attempt(message, about.1).ok_or(Refusal::NotTheAttempt)?;
             let signed = Signed::from_headers(message.header(KEY_ID), message.header(MAC))?;
             let (subject, payload) = (&message.subject, &message.payload);
-            self.keys.borrow().verify_attempt((scan, claimed), part.as_str(), subject, payload, &signed)?;
+            self.keys.borrow().verify_attempt(
+                (about.1, claimed),
+                part.as_str(),
+                subject,
+                payload,
+                &signed,
+            )?;
             attempt = Some(claimed);
         } else {
             self.verify_worker(part, message)?;
         }
+        match (self.read_believed(message, about, attempt).await, attempt) {
+            // What the bucket lost, another attempt may find: the rescuer sees to that.
+            (Err(Trouble::Refused(Refusal::Blob)), _) => Err(Refusal::Blob.into()),
+            (Err(Trouble::Refused(refusal)), Some(attempt)) => {
+                Err(Trouble::Unreadable { about, attempt, refusal })
+            }
+            (read, attempt) => Ok((read?, attempt.is_some())),
+        }
+    }
+
+    /// Reads a result whose signature is good, and sees that it speaks of what it was signed for.
+    async fn read_believed(
+        &self,
+        message: &Message,
+        about: (HostId, ScanId),
+        attempt: Option<u32>,
+    ) -> Result<ScanResult, Trouble> {
         let result = match decode_final(&message.payload)? {
             Final::Whole(result) => *result,
             Final::Stored(blob) => {
@@ -166,7 +201,8 @@ impl Writer {
         match (&result.verdict, attempt) {
             (Verdict::Completed(_), None) => Err(Refusal::NotTheAttempt.into()),
             (_, Some(attempt)) if attempt != result.attempt => Err(Refusal::Contradiction.into()),
-            (_, attempt) => Ok((result, attempt.is_some())),
+            _ if (result.host, result.scan) != about => Err(Refusal::Contradiction.into()),
+            _ => Ok(result),
         }
     }
 

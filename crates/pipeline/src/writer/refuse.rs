@@ -3,9 +3,9 @@
 use openwatch_bus::message::event::JobRejected;
 use openwatch_bus::message::result::{BLOB_MOST, Final, Rejected, decode_final};
 use openwatch_bus::{BusError, Message, Next};
-use openwatch_model::ScanId;
 use openwatch_model::audit::{Actor, JobHmacRejected, MessageDeadLettered, WriterApplyFailed};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
+use openwatch_model::{HostId, ScanId};
 use openwatch_store::counter::{self, Counter};
 use openwatch_store::end::{self, Ending, OpenScan, Source};
 use openwatch_store::{StoreError, Tx, inbox};
@@ -130,6 +130,38 @@ pub(super) async fn unacceptable(
     file(&mut tx, &mut out, message, &failure.detail).await?;
     out.commit(tx).await?;
     Ok(())
+}
+
+/// Signed with the key of its attempt, but not to be read: the attempt has spoken, and its scan ends with that.
+pub(super) async fn unreadable(
+    writer: &Writer,
+    message: &Message,
+    (host, scan): (HostId, ScanId),
+    attempt: u32,
+    reason: &str,
+) -> Result<(), StoreError> {
+    let mut tx = writer.store.begin().await?;
+    if !first_time(&mut tx, message).await? {
+        return Ok(());
+    }
+    let mut out = Out::new(STAGE, scan.to_string()).traced(message.trace);
+    let failed = WriterApplyFailed {
+        scan_id: Some(scan),
+        host_id: Some(host),
+        reason: "invalid_result".to_owned(),
+        rule_count_attempted: 0,
+        offending_rule_id: None,
+    };
+    out.audit(&mut tx, &failed).await?;
+    if let Ending::Open(open) = end::open(&mut tx, scan, Some(host)).await?
+        && open.attempt == attempt
+    {
+        let failure = Failure { reason: FailureReason::InvalidResult, detail: reason.to_owned(), rule: None };
+        let source = Source { attempt, worker: None, engine: None };
+        ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
+    }
+    file(&mut tx, &mut out, message, reason).await?;
+    out.commit(tx).await
 }
 
 /// The stored part of a believed but refused result, beside its letter and before it: the bucket forgets it long before.

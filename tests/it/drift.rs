@@ -1,5 +1,8 @@
 //! Drift behind a real writer: once per scan, from what was stored.
 
+mod founding;
+mod histories;
+
 use openwatch_app::run::Stage;
 use openwatch_bus::message::event::Kind;
 use openwatch_bus::{Outgoing, User};
@@ -11,11 +14,11 @@ use serde_json::Value;
 use crate::writer::outcomes;
 
 fn proves(criterion: &str) {
-    println!("@spec drift\n@ac {criterion}");
+    println!("@spec drift-detector\n@ac {criterion}");
 }
 
 /// Waits until drift has looked at a scan; kind, and what it found.
-async fn detected(stages: &Stages, scan: ScanId) -> (String, Value) {
+pub(crate) async fn detected(stages: &Stages, scan: ScanId) -> (String, Value) {
     let row = format!("select jsonb_build_array(kind, drift)::text from drift where scan_id = '{scan}'");
     let text = eventually("a drift row", || async { stages.texts(&row).await.pop() }).await;
     serde_json::from_str(&text).unwrap()
@@ -45,11 +48,11 @@ pub(crate) async fn settled(stages: &Stages, consumer: &str) {
     stages.relayed().await;
 }
 
-// @spec drift
-// @ac AC-01
+// @spec drift-detector
+// @ac AC-10
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fall_of_ten_points_is_one_major_drift() {
-    proves("AC-01");
+    proves("AC-10");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Writer, Stage::Drift]).await;
     let host = stages.host("web", 22).await;
@@ -80,11 +83,11 @@ async fn a_fall_of_ten_points_is_one_major_drift() {
     assert_eq!(stages.events(Kind::DriftDetected, host).await.len(), 1);
 }
 
-// @spec drift
-// @ac AC-02
+// @spec drift-detector
+// @ac AC-08
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_scan_is_stable_and_silent() {
-    proves("AC-02");
+    proves("AC-08");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Writer, Stage::Drift]).await;
     let host = stages.host("web", 22).await;

@@ -29,7 +29,7 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-pub use self::by_hand::{headers, measured};
+pub use self::by_hand::{headers, measured, plain, signed};
 use crate::sshd::Sshd;
 use crate::{World, eventually};
 
@@ -63,13 +63,6 @@ impl Stages {
             std::fs::write(file, world.nats.seed(user)).expect("write a seed");
         }
         let file = dir.path().join("schedules.yaml");
-        let key = keys.policy_key().unwrap_or_else(|failure| panic!("{:#}", failure.error));
-        std::fs::write(&file, policy).expect("write the policy");
-        std::fs::write(signature_path(&file), sign(policy.as_bytes(), &key).expect("a policy to sign"))
-            .expect("write its signature");
-        let signers = keys.signer_watch();
-        let store = world.store(Role::Scheduler).await;
-        accept(&store, &file, &signers, Source::Boot).await.expect("the policy comes into force");
         let settings = Settings {
             keys: Some(path),
             policy: Some(file),
@@ -82,9 +75,26 @@ impl Stages {
         };
         let admin = world.bus(User::Admin).await;
         let stages = Self { world, admin, keys, settings, dir };
-        // What the scheduler has to say about its policy; it may never run here.
-        stages.meddle("delete from outbox").await;
+        stages.policy(policy).await;
         stages
+    }
+
+    /// Brings a policy into force.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn policy(&self, policy: &str) {
+        let file = self.file("schedules.yaml");
+        let key = self.keys.policy_key().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        std::fs::write(&file, policy).expect("write the policy");
+        std::fs::write(signature_path(&file), sign(policy.as_bytes(), &key).expect("a policy to sign"))
+            .expect("write its signature");
+        let store = self.world.store(Role::Scheduler).await;
+        accept(&store, &file, &self.keys.signer_watch(), Source::Boot)
+            .await
+            .expect("the policy comes into force");
+        // What the scheduler has to say about it; it may never run here.
+        self.meddle("delete from outbox where sender = 'scheduler'").await;
     }
 
     /// Runs stages until the answer is dropped: as a killed process ends.

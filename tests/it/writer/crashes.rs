@@ -1,18 +1,74 @@
-//! Crashes between two steps of a hand-over: the end is the same as without them.
+//! The crash points between a result and the events of its drift: die there, start again, and compare every table and
+//! stream with those of a run in which nobody died.
+
+mod dump;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openwatch_bus::consume::Consumer;
-use openwatch_bus::{User, subject};
-use openwatch_pipeline::StageError;
-use openwatch_pipeline::caretakers::relay;
-use openwatch_tests::Proxy;
+use openwatch_store::RelayLock;
+use openwatch_tests::{Program, Proxy, Running, eventually_within};
 use sqlx::{Connection as _, PgConnection};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
+use self::dump::dump;
 use super::*;
 use crate::bus::set_ack_wait;
 
-/// Holds a lock until dropped or released.
+/// How a process is stopped at a known place: somebody holds a lock, it waits with a statement that begins so, and dies.
+#[derive(Clone, Copy, Debug)]
+enum Die {
+    /// Never.
+    Not,
+    /// With the statement unanswered: nothing of its tx stays.
+    At { lock: &'static str, statement: &'static str },
+    /// With the tx committed and the message not acknowledged: the bus is cut off, then the statement goes on.
+    Unacked { lock: &'static str, statement: &'static str },
+    /// With its messages on the bus and their rows still in the outbox.
+    Unforgotten,
+}
+
+const LEDGER: &str = "lock table scan_ledger in share mode";
+const OUTBOX: &str = "lock table outbox in share mode";
+const DRIFT: &str = "lock table drift in share mode";
+
+/// Every arrow of result, tx of the writer, outbox, event, tx of drift, event. The stage that dies, and where.
+const POINTS: &[(&str, &str, Die)] = &[
+    ("nobody dies", "writer", Die::Not),
+    ("before the ledger row", "writer", Die::At { lock: LEDGER, statement: "insert into scan_ledger" }),
+    (
+        "between ledger and transactions",
+        "writer",
+        Die::At { lock: "lock table transactions in share mode", statement: "insert into transactions" },
+    ),
+    (
+        "between transactions and the host's row",
+        "writer",
+        Die::At { lock: "lock table host_state in share mode", statement: "update host_state" },
+    ),
+    (
+        "before the audit rows",
+        "writer",
+        Die::At { lock: "lock table audit_event in share mode", statement: "insert into audit_event" },
+    ),
+    ("before the outbox", "writer", Die::At { lock: OUTBOX, statement: "insert into outbox" }),
+    (
+        "after the commit, before the ack",
+        "writer",
+        Die::Unacked { lock: LEDGER, statement: "insert into scan_ledger" },
+    ),
+    ("published and not forgotten", "writer", Die::Unforgotten),
+    ("before the drift row", "drift", Die::At { lock: DRIFT, statement: "insert into drift" }),
+    ("between drift row and outbox", "drift", Die::At { lock: OUTBOX, statement: "insert into outbox" }),
+    (
+        "drift committed, before the ack",
+        "drift",
+        Die::Unacked { lock: DRIFT, statement: "insert into drift" },
+    ),
+    ("drift published and not forgotten", "drift", Die::Unforgotten),
+];
+
+/// Holds a lock until closed.
 async fn locked(stages: &Stages, statement: &'static str) -> PgConnection {
     let mut connection = stages.world.database.connect().await;
     sqlx::raw_sql("begin").execute(&mut connection).await.unwrap();
@@ -20,94 +76,151 @@ async fn locked(stages: &Stages, statement: &'static str) -> PgConnection {
     connection
 }
 
-/// Somebody waits for a lock with a statement that begins so: its process.
-async fn waiting(stages: &Stages, begins: &str) -> i64 {
+/// Waits until somebody waits for a lock with a statement that begins so.
+async fn waiting(stages: &Stages, begins: &str) {
     let query = format!(
-        "select pid::bigint from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
          and query like '{begins}%'"
     );
-    eventually("a statement that waits", || async {
-        let mut connection = stages.world.database.connect().await;
-        sqlx::query_scalar(sqlx::AssertSqlSafe(query.clone())).fetch_optional(&mut connection).await.unwrap()
+    let there = || async { (stages.number(&query).await > 0).then_some(()) };
+    eventually_within(Duration::from_secs(60), &format!("a statement that waits: {begins}"), there).await;
+}
+
+/// A stage as people run it: the program, with keys of the installation.
+async fn start(stages: &Stages, stage: &str, nats: &str) -> Running {
+    let secret = stages.file("database.url");
+    if !secret.exists() {
+        std::fs::write(&secret, stages.world.database.url()).unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    let mut running = Program::new([stage, "--keys"])
+        .arg(stages.file("keys"))
+        .env("OPENWATCH_DATABASE_URL_FILE", secret)
+        .env("OPENWATCH_NATS_URL", nats)
+        .spawn();
+    running.line("running stage=").await;
+    running
+}
+
+/// The relay of a sender stands still until the lock is released.
+async fn hold_relay(stages: &Stages, sender: &str) -> RelayLock {
+    let store = stages.store(Role::Api).await;
+    openwatch_tests::eventually("the relay's lock", || async {
+        RelayLock::try_take(&store, sender).await.unwrap()
     })
     .await
 }
 
-/// Relays what writers have to say, until aborted.
-async fn relaying(stages: &Stages) -> JoinHandle<Result<(), StageError>> {
-    let (store, bus) = (stages.store(Role::Writer).await, stages.world.bus(User::Writer).await);
-    tokio::spawn(relay::run(store, bus, "writer", CancellationToken::new()))
-}
-
-// @spec writer
-// @ac AC-03
-#[tokio::test(flavor = "multi_thread")]
-async fn a_writer_that_dies_between_commit_and_ack_has_applied_once() {
-    proves("AC-03");
+/// Two scans of one host, the second a major drift; one stage dies in the middle of the second.
+async fn run(stage: &str, die: Die) -> Vec<String> {
     let stages = Stages::under(TOFU).await;
-    set_ack_wait(&stages.world.nats, Consumer::WRITER, Duration::from_secs(2)).await;
+    for consumer in [Consumer::WRITER, Consumer::DRIFT] {
+        set_ack_wait(&stages.world.nats, consumer, Duration::from_secs(2)).await;
+    }
     let proxy = Proxy::to(stages.world.nats.port()).await;
-    let dying = stages.run_at(&format!("nats://127.0.0.1:{}", proxy.port()), &[Stage::Writer]).await;
+    let (fair, breaking) = (stages.nats_url().to_owned(), format!("nats://127.0.0.1:{}", proxy.port()));
+    let other = if stage == "writer" { "drift" } else { "writer" };
     let host = stages.host("web", 22).await;
+    let held = match die {
+        Die::Unforgotten => Some(hold_relay(&stages, stage).await),
+        _ => None,
+    };
+    let _other = start(&stages, other, &fair).await;
+    let mut dying = start(&stages, stage, &breaking).await;
+    let drifted = |scans: i64| {
+        let stages = &stages;
+        eventually_within(Duration::from_secs(60), "a drift row", move || async move {
+            (stages.number("select count(*) from drift").await == scans).then_some(())
+        })
+    };
+    stages.scanned(host, &outcomes(30, 3)).await;
+    if held.is_none() {
+        drifted(1).await;
+        stages.relayed().await;
+    }
     let (job, _) = stages.job(host, |_| ()).await;
-    let lock = locked(&stages, "lock table scan_ledger in share mode").await;
-    stages.send(&stages.result(&job, &outcomes(30, 3))).await;
-    waiting(&stages, "insert into scan_ledger").await;
-    // Its commit goes through, its ack does not.
-    proxy.cut();
-    lock.close().await.unwrap();
-    stages.ended(job.scan).await;
-    drop(dying);
-    assert_eq!(stages.admin.consumer_info("OW_RESULTS", "writer").await.unwrap().unacked, 1);
-
-    let _next = stages.run(&[Stage::Writer]).await;
-    eventually("the result is acked", || async {
+    let message = stages.result(&job, &outcomes(30, 9));
+    match die {
+        Die::Not => drop(stages.send(&message).await),
+        Die::At { lock, statement } => {
+            let lock = locked(&stages, lock).await;
+            stages.send(&message).await;
+            waiting(&stages, statement).await;
+            dying.kill();
+            lock.close().await.unwrap();
+        }
+        Die::Unacked { lock, statement } => {
+            let lock = locked(&stages, lock).await;
+            stages.send(&message).await;
+            waiting(&stages, statement).await;
+            proxy.cut();
+            lock.close().await.unwrap();
+            stages.ended(job.scan).await;
+            if stage == "drift" {
+                drifted(2).await;
+            }
+            dying.kill();
+        }
+        Die::Unforgotten => {
+            stages.send(&message).await;
+            stages.ended(job.scan).await;
+            if stage == "drift" {
+                drifted(2).await;
+            }
+            let lock = locked(&stages, OUTBOX).await;
+            held.expect("it was taken").release().await;
+            waiting(&stages, "delete from outbox").await;
+            dying.kill();
+            lock.close().await.unwrap();
+        }
+    }
+    let _again = match die {
+        Die::Not => dying,
+        _ => start(&stages, stage, &fair).await,
+    };
+    drifted(2).await;
+    crate::drift::settled(&stages, "drift").await;
+    eventually_within(Duration::from_secs(30), "every result decided", || async {
         let info = stages.admin.consumer_info("OW_RESULTS", "writer").await.ok()?;
         (info.pending == 0 && info.unacked == 0).then_some(())
     })
     .await;
     stages.relayed().await;
-    assert_eq!(stages.number("select count(*) from scan_ledger").await, 1);
-    assert_eq!(transactions(&stages, job.scan).await, 30);
-    assert_eq!(checks(&stages, host).await, (1, 1));
-    assert_eq!(stages.events(Kind::ScanCompleted, host).await.len(), 1);
-    assert_eq!(stages.admin.dead_letters(1, 10).await.unwrap().len(), 0);
+    dump(&stages, host).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_dies_between_publish_and_delete_says_everything_once() {
-    let stages = Stages::under(TOFU).await;
-    // A writer that cannot reach the bus any more leaves its words in the outbox.
-    let host = stages.host("web", 22).await;
-    let (job, _) = stages.job(host, |_| ()).await;
-    let proxy = Proxy::to(stages.world.nats.port()).await;
-    let writer = stages.run_at(&format!("nats://127.0.0.1:{}", proxy.port()), &[Stage::Writer]).await;
-    let lock = locked(&stages, "lock table scan_ledger in share mode").await;
-    stages.send(&stages.result(&job, &outcomes(30, 3))).await;
-    waiting(&stages, "insert into scan_ledger").await;
-    proxy.cut();
-    lock.close().await.unwrap();
-    stages.ended(job.scan).await;
-    drop(writer);
-    let words = stages.number("select count(*) from outbox").await;
-    assert!(words >= 3, "{words}");
+/// Three at a time, each with servers, processes and a runtime of its own: making and dropping a database blocks.
+fn all() -> BTreeMap<usize, Vec<String>> {
+    let (next, ends) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((_, stage, die)) = POINTS.get(number) else { break };
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let end = runtime.block_on(run(stage, *die));
+            ends.lock().unwrap().insert(number, end);
+        }
+    };
+    std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work))));
+    ends.into_inner().unwrap()
+}
 
-    let lock = locked(&stages, "lock table outbox in share mode").await;
-    let dying = relaying(&stages).await;
-    let deleting = waiting(&stages, "delete from outbox").await;
-    // The bus has acknowledged everything; the rows are still there.
-    dying.abort();
-    stages.number(&format!("select count(*) from pg_terminate_backend({deleting})")).await;
-    lock.close().await.unwrap();
-    assert_eq!(stages.number("select count(*) from outbox").await, words);
-    let told = stages.admin.stream_info(subject::EVENTS).await.unwrap().messages;
-    let audited = stages.admin.stream_info(subject::AUDIT).await.unwrap().messages;
-    assert!(told >= 2 && audited >= 1, "{told} {audited}");
-
-    let next = relaying(&stages).await;
-    stages.relayed().await;
-    assert_eq!(stages.admin.stream_info(subject::EVENTS).await.unwrap().messages, told);
-    assert_eq!(stages.admin.stream_info(subject::AUDIT).await.unwrap().messages, audited);
-    assert_eq!(stages.events(Kind::ScanCompleted, host).await.len(), 1);
-    next.abort();
+// @spec transaction-log-writer
+// @ac AC-19
+#[test]
+fn wherever_it_dies_the_end_is_that_of_an_undisturbed_run() {
+    proves("AC-19");
+    let ends = all();
+    let undisturbed = &ends[&0];
+    assert!(undisturbed.len() > 150, "{undisturbed:#?}");
+    for ((what, ..), end) in POINTS.iter().zip(ends.values()).skip(1) {
+        let without = |all: &[String], others: &[String], mark: &str| -> Vec<String> {
+            all.iter().filter(|line| !others.contains(line)).map(|line| format!("{mark} {line}")).collect()
+        };
+        let differing = [without(undisturbed, end, "-"), without(end, undisturbed, "+")].concat();
+        assert!(differing.is_empty() && end.len() == undisturbed.len(), "{what}: {differing:#?}");
+        println!("{what}: the same {} lines", end.len());
+    }
+    assert_eq!(ends.len(), POINTS.len());
 }

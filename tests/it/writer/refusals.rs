@@ -24,11 +24,11 @@ async fn state(stages: &Stages, job: &Job) -> String {
     stages.texts(&query).await.remove(0)
 }
 
-// @spec writer
-// @ac AC-05
+// @spec transaction-log-writer
+// @ac AC-17
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_key_of_the_attempt_proves_outcomes() {
-    proves("AC-05");
+    proves("AC-17");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Writer]).await;
     let host = stages.host("web", 22).await;
@@ -69,11 +69,13 @@ async fn only_the_key_of_the_attempt_proves_outcomes() {
     assert_eq!(stages.ended(job.scan).await, "completed");
 }
 
-// @spec writer
-// @ac AC-06
+// @spec transaction-log-writer
+// @ac AC-14
+// @ac AC-15
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_stored_is_refused_whole() {
-    proves("AC-06");
+    proves("AC-14");
+    println!("@ac AC-15");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Writer]).await;
     let mut oversize = outcomes(5, 0);
@@ -115,11 +117,11 @@ async fn what_cannot_be_stored_is_refused_whole() {
     }
 }
 
-// @spec writer
-// @ac AC-06
+// @spec transaction-log-writer
+// @ac AC-15
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_result_that_is_refused_is_kept_beside_its_letter() {
-    proves("AC-06");
+    proves("AC-15");
     let stages = Stages::under(TOFU).await;
     let _running = stages.run(&[Stage::Writer]).await;
     let host = stages.host("web", 22).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use openwatch_bus::message::result::{Part, encode_final, message_id};
 use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC, job};
 use openwatch_bus::{Outgoing, User, subject};
@@ -12,7 +13,7 @@ use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
 use openwatch_rules::ENGINE_VERSION;
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
 use openwatch_store::{Role, host};
-use openwatch_trust::Signed;
+use openwatch_trust::{Signed, VaultKeys};
 use uuid::Uuid;
 
 use super::Stages;
@@ -24,10 +25,22 @@ impl Stages {
     /// # Panics
     /// When the host has a scan under way.
     pub async fn job(&self, host: HostId, change: impl FnOnce(&mut Job)) -> (Job, Outgoing) {
+        self.job_of(host, Selection::full(), change).await
+    }
+
+    /// The same for a selection.
+    ///
+    /// # Panics
+    /// When the host has a scan under way.
+    pub async fn job_of(
+        &self,
+        host: HostId,
+        selection: Selection,
+        change: impl FnOnce(&mut Job),
+    ) -> (Job, Outgoing) {
         let scan = ScanId(Uuid::new_v4());
         let api = self.world.store(Role::Api).await;
         let mut tx = api.begin().await.expect("the database answers");
-        let selection = Selection::full();
         let new = NewScan { scan, host, selection, actor: "tester", policy_version: None, correlation: None };
         let Queued::New { number } = scan::queue(&mut tx, &new).await.expect("the database answers") else {
             panic!("the host has an open scan")
@@ -35,25 +48,10 @@ impl Stages {
         let known = host::get(&mut tx, host).await.expect("the database answers").expect("the host is there");
         tx.commit().await.expect("the database answers");
         let mut job = Job {
-            scan,
-            attempt: 1,
-            host,
-            host_number: number,
             selection: new.selection,
-            policy_version: "1.0.0".to_owned(),
-            enqueued_at_ns: i64::try_from(Timestamp::now_utc().unix_timestamp_nanos()).expect("this century"),
-            lane: Lane::Manual,
-            actor: "tester".to_owned(),
             address: known.address,
             port: known.port,
-            user: "root".to_owned(),
-            sudo: SudoMode::None,
-            timeout: Duration::from_secs(60),
-            host_key_mode: HostKeyMode::Tofu,
-            known_keys: Vec::new(),
-            jump: None,
-            corpus: "c0".to_owned(),
-            variables: [].into(),
+            ..plain(scan, host, number)
         };
         change(&mut job);
         let payload = job::encode(&job);
@@ -81,13 +79,13 @@ impl Stages {
     /// The final message that a worker with this attempt's key sends.
     #[must_use]
     pub fn result(&self, job: &Job, outcomes: &[Outcome]) -> Outgoing {
-        let result = measured(job, outcomes);
-        let payload = encode_final(&result);
-        let subject = subject::result(Part::Final, job.host, job.scan);
-        let key = self.vault_keys().result_key(job.scan, job.attempt);
-        let signed = key.sign(Part::Final.as_str(), &subject, &payload);
-        let message_id = message_id(job.scan, job.attempt, 1, Part::Final);
-        Outgoing { subject, message_id, headers: headers(&signed, "attempt"), payload }
+        self.signed(job, encode_final(&measured(job, outcomes)))
+    }
+
+    /// The same around any bytes.
+    #[must_use]
+    pub fn signed(&self, job: &Job, payload: Bytes) -> Outgoing {
+        signed(&self.vault_keys(), job, payload)
     }
 
     /// Sends as a worker.
@@ -101,11 +99,52 @@ impl Stages {
 
     /// A scan with these outcomes, applied by a writer that runs.
     pub async fn scanned(&self, host: HostId, outcomes: &[Outcome]) -> ScanId {
-        let (job, _) = self.job(host, |_| ()).await;
+        self.scanned_of(host, Selection::full(), outcomes).await
+    }
+
+    /// The same of a selection.
+    pub async fn scanned_of(&self, host: HostId, selection: Selection, outcomes: &[Outcome]) -> ScanId {
+        let (job, _) = self.job_of(host, selection, |_| ()).await;
         self.send(&self.result(&job, outcomes)).await;
         self.ended(job.scan).await;
         job.scan
     }
+}
+
+/// A full scan's first job, with nothing unusual about it.
+#[must_use]
+pub fn plain(scan: ScanId, host: HostId, number: i64) -> Job {
+    Job {
+        scan,
+        attempt: 1,
+        host,
+        host_number: number,
+        selection: Selection::full(),
+        policy_version: "1.0.0".to_owned(),
+        enqueued_at_ns: i64::try_from(Timestamp::now_utc().unix_timestamp_nanos()).unwrap_or_default(),
+        lane: Lane::Manual,
+        actor: "tester".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        port: 22,
+        user: "root".to_owned(),
+        sudo: SudoMode::None,
+        timeout: Duration::from_secs(60),
+        host_key_mode: HostKeyMode::Tofu,
+        known_keys: Vec::new(),
+        jump: None,
+        corpus: "c0".to_owned(),
+        variables: [].into(),
+    }
+}
+
+/// A final message with these bytes, signed with the key of the job's attempt.
+#[must_use]
+pub fn signed(keys: &VaultKeys, job: &Job, payload: Bytes) -> Outgoing {
+    let subject = subject::result(Part::Final, job.host, job.scan);
+    let key = keys.result_key(job.scan, job.attempt);
+    let signed = key.sign(Part::Final.as_str(), &subject, &payload);
+    let message_id = message_id(job.scan, job.attempt, 1, Part::Final);
+    Outgoing { subject, message_id, headers: headers(&signed, "attempt"), payload }
 }
 
 /// The headers of a signed message.

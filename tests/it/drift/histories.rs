@@ -1,0 +1,120 @@
+//! Random histories through writer and drift: what was stored is what inverting the log gives.
+
+use std::collections::BTreeMap;
+
+use openwatch_model::Status;
+use openwatch_model::drift::{Summary, Thresholds, detect};
+use openwatch_model::scan::Selection;
+use openwatch_model::score::Score;
+use openwatch_model::transaction::ChangeKind;
+use openwatch_store::{Page, Role, Tx, read};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+
+use super::*;
+use crate::store::history::{Step, measured, step};
+
+type Verdicts = BTreeMap<String, Status>;
+
+fn score<'a>(statuses: impl Iterator<Item = &'a Status>) -> Score {
+    statuses.fold(Score::default(), |mut score, status| {
+        match status {
+            Status::Pass => score.pass += 1,
+            Status::Fail => score.fail += 1,
+            Status::Skipped | Status::Error => {}
+        }
+        score
+    })
+}
+
+/// Scans a host as the steps say. Of each full scan: its id, and what its rules were known to be before.
+async fn play(stages: &Stages, host: HostId, steps: &[Step]) -> Vec<(ScanId, Verdicts)> {
+    let (mut known, mut full_scans) = (Verdicts::new(), Vec::new());
+    for (full, rules) in steps {
+        let numbered = rules.iter().enumerate();
+        let found: Vec<_> = numbered.filter_map(|(n, rule)| Some(measured(n, (*rule)?))).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let named = found.iter().map(|it| it.rule.clone());
+        let selection = match full {
+            true => Selection::full(),
+            false => Selection { framework: "*".to_owned(), rules: named.clone().collect() },
+        };
+        let scan = stages.scanned_of(host, selection, &found).await;
+        if *full {
+            full_scans.push((
+                scan,
+                named.filter_map(|rule| known.get_key_value(&rule)).map(|(r, s)| (r.clone(), *s)).collect(),
+            ));
+        }
+        known.extend(found.into_iter().map(|it| (it.rule, it.status)));
+    }
+    full_scans
+}
+
+/// What a scan's rules were before it, told from the log alone: what it found, turned back by its transactions.
+async fn inverted(tx: &mut Tx<'_>, scan: ScanId) -> (Verdicts, Verdicts) {
+    let found = read::verdicts(tx, scan).await.unwrap();
+    let after: Verdicts = found.into_iter().map(|row| (row.rule, row.status)).collect();
+    let filter = read::TransactionFilter { scan: Some(scan), ..read::TransactionFilter::default() };
+    let mut before = after.clone();
+    for row in read::transactions(tx, &filter, &Page::first(1000)).await.unwrap().rows {
+        match row.change.kind {
+            ChangeKind::FirstSeen => {
+                before.remove(&row.change.rule);
+            }
+            ChangeKind::StateChanged => {
+                before.insert(row.change.rule, row.change.prior_status.unwrap());
+            }
+            ChangeKind::SeverityChanged => {}
+        }
+    }
+    (before, after)
+}
+
+// @spec drift-detector
+// @ac AC-15
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_from_what_was_stored_is_drift_from_turning_the_log_back() {
+    proves("AC-15");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift]).await;
+    let mut runner = TestRunner::deterministic();
+    let histories = prop::collection::vec(step(), 2..9);
+    let (mut scans, mut kinds) = (0, BTreeMap::<String, u32>::new());
+    for round in 0..6 {
+        let many: Vec<_> = (0..5).map(|_| histories.new_tree(&mut runner).unwrap().current()).collect();
+        let played = many.iter().enumerate().map(async |(n, steps)| {
+            let host = stages.host(&format!("host-{round}-{n}"), 22).await;
+            play(&stages, host, steps).await
+        });
+        let played = futures::future::join_all(played).await;
+        for (steps, (scan, known)) in
+            many.iter().zip(played).flat_map(|(steps, scans)| scans.into_iter().map(move |it| (steps, it)))
+        {
+            let (kind, stored) = detected(&stages, scan).await;
+            let api = stages.store(Role::Api).await;
+            let (before, after) = inverted(&mut api.begin_read().await.unwrap(), scan).await;
+            assert_eq!(before, known, "of {scan} in {steps:?}");
+            let summary = Summary {
+                before: score(before.values()),
+                after: score(after.values()),
+                ..Summary::default()
+            };
+            let told = |score: Score| serde_json::json!({"pass": score.pass, "fail": score.fail});
+            assert_eq!(
+                (&stored["before"], &stored["after"]),
+                (&told(summary.before), &told(summary.after)),
+                "{steps:?}"
+            );
+            let derived = detect(summary, Thresholds::default());
+            assert_eq!(kind, derived.kind.as_str(), "{steps:?}");
+            scans += 1;
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+    println!("{scans} full scans: {kinds:?}");
+    assert!(scans > 60 && kinds.len() >= 3, "{scans} {kinds:?}");
+}

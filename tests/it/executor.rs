@@ -1,6 +1,6 @@
 //! Workers: what a host, a job or a crash can do to a scan, seen from outside.
 
-mod crew;
+pub(crate) mod crew;
 mod fleet;
 mod jobs;
 mod lives;

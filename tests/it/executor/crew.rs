@@ -76,7 +76,7 @@ impl Worker {
 }
 
 /// Where a worker [`Worker::with_metrics`] shows them.
-pub(super) async fn metrics_address(worker: &mut Running) -> String {
+pub(crate) async fn metrics_address(worker: &mut Running) -> String {
     let line = worker.line("health and metrics").await;
     let port = line.rsplit_once("127.0.0.1:").expect("an address").1;
     let port: String = port.chars().take_while(char::is_ascii_digit).collect();
@@ -84,12 +84,12 @@ pub(super) async fn metrics_address(worker: &mut Running) -> String {
 }
 
 /// The Prometheus text at an address.
-pub(super) async fn metrics(address: &str) -> String {
+pub(crate) async fn metrics(address: &str) -> String {
     reqwest::get(address).await.unwrap().text().await.unwrap()
 }
 
 /// The value of one series in a Prometheus text.
-pub(super) fn value(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 

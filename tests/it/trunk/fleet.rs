@@ -219,6 +219,11 @@ impl Fleet {
         tables::bus_options(self.nats_url(), &self.keys("master"), user)
     }
 
+    /// Process id of a server.
+    pub(crate) fn server(&self, kind: Kind) -> Option<u32> {
+        self.private.process_id(kind)
+    }
+
     /// Kills a server; it comes back by itself.
     pub(crate) fn kill_server(&self, kind: Kind) {
         if let Some(pid) = self.private.process_id(kind) {

@@ -1,7 +1,7 @@
 //! The audit log, through the program: the registry, what the command line leaves in it, and how it is read.
 
 mod keeping;
-mod registry;
+pub(crate) mod registry;
 
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ pub(crate) fn checkout() -> PathBuf {
 }
 
 /// Source of the program as it runs: without tests, and without the registry itself.
-fn production(dir: &Path, into: &mut String) {
+pub(crate) fn production(dir: &Path, into: &mut String) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::Path;
 use openwatch_tests::eventually;
 
 use super::{audited, hosts};
+use crate::audit::registry::{checkout, production};
 use crate::trunk::fleet::Fleet;
 use crate::trunk::ground::Ground;
 use crate::trunk::tables::{count, execute};
@@ -16,6 +17,26 @@ const FAKETIME: &[&str] = &[
     "/usr/lib64/faketime/libfaketimeMT.so.1",
     "/usr/lib/faketime/libfaketimeMT.so.1",
 ];
+
+// @spec scheduler
+// @ac AC-13
+#[test]
+fn nobody_who_decides_reads_the_clock_of_the_process() {
+    println!("@spec scheduler");
+    println!("@ac AC-13");
+    let crates = checkout().join("crates");
+    let mut text = String::new();
+    for place in
+        ["model/src", "store/src", "pipeline/src/scheduler", "pipeline/src/writer", "pipeline/src/caretakers"]
+    {
+        production(&crates.join(place), &mut text);
+    }
+    assert!(text.len() > 100_000 && text.contains("tx.now()"), "the source is where it is looked for");
+    for clock in ["now_utc(", "now_local(", "SystemTime", "UNIX_EPOCH.elapsed"] {
+        let found: Vec<_> = text.lines().filter(|line| line.contains(clock)).collect();
+        assert_eq!(found, [""; 0], "{clock}: decisions go by the database's time, durations by `Instant`");
+    }
+}
 
 // @spec scheduler
 // @ac AC-13

@@ -4,6 +4,7 @@
 use openwatch_bus::Outgoing;
 use openwatch_bus::message::audit::Records;
 use openwatch_bus::message::event::{Body, Event};
+use openwatch_bus::trace::Traceparent;
 use openwatch_model::HostId;
 use openwatch_model::audit::Audit;
 use openwatch_store::audit::{self, AuditRow};
@@ -18,7 +19,7 @@ pub const SENDER: &str = "api";
 /// Records an audit event.
 pub(crate) async fn record<A: Audit>(tx: &mut Tx<'_>, asking: &Asking, event: &A) -> Result<(), StoreError> {
     let row = audit::record(tx, &asking.actor(), event, &asking.context()).await?;
-    send(tx, records(row).encode(None)).await
+    send(tx, records(row).encode(Some(Traceparent::new_root()))).await
 }
 
 /// Tells that something happened.
@@ -30,7 +31,7 @@ pub(crate) async fn tell(
 ) -> Result<(), StoreError> {
     let cause = Some(asking.correlation.clone());
     let event = Event { id: tx.new_id(), host, at: tx.now(), cause, body: body.into() };
-    send(tx, event.encode(None)).await
+    send(tx, event.encode(Some(Traceparent::new_root()))).await
 }
 
 async fn send(tx: &mut Tx<'_>, message: Outgoing) -> Result<(), StoreError> {

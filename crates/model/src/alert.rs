@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::drift::{Drift, DriftKind};
-use crate::liveness::Reachability;
+use crate::liveness::{Reachability, Standing};
 use crate::{AlertId, HostId, Timestamp};
 
 /// Ordered: `Info < Critical`.
@@ -53,6 +53,10 @@ pub enum AlertType {
     HostUnreachable,
     /// Probes work again.
     HostRecovered,
+    /// Most hosts fell silent together: the probers' own network.
+    ProberIsolated,
+    /// Most hosts answer again.
+    ProberConnected,
     /// The score fell far.
     DriftMajor,
     /// The score fell.
@@ -71,9 +75,11 @@ pub enum AlertType {
 
 impl AlertType {
     /// Every type.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::HostUnreachable,
         Self::HostRecovered,
+        Self::ProberIsolated,
+        Self::ProberConnected,
         Self::DriftMajor,
         Self::DriftMinor,
         Self::DriftImprovement,
@@ -88,6 +94,8 @@ impl AlertType {
         match self {
             Self::HostUnreachable => "host_unreachable",
             Self::HostRecovered => "host_recovered",
+            Self::ProberIsolated => "prober_isolated",
+            Self::ProberConnected => "prober_connected",
             Self::DriftMajor => "drift_major",
             Self::DriftMinor => "drift_minor",
             Self::DriftImprovement => "drift_improvement",
@@ -108,6 +116,7 @@ impl AlertType {
     pub fn family(self) -> &'static str {
         match self {
             Self::HostUnreachable | Self::HostRecovered => "connectivity",
+            Self::ProberIsolated | Self::ProberConnected => "prober",
             Self::DriftMajor | Self::DriftMinor | Self::DriftImprovement => "drift",
             Self::ScanFailing => "scan",
             Self::HostKeyChanged => "host_key",
@@ -121,6 +130,8 @@ impl AlertType {
         match self {
             Self::HostRecovered => &[Self::HostUnreachable],
             Self::HostUnreachable => &[Self::HostRecovered],
+            Self::ProberConnected => &[Self::ProberIsolated],
+            Self::ProberIsolated => &[Self::ProberConnected],
             Self::DriftImprovement => &[Self::DriftMajor, Self::DriftMinor],
             // Good news is over when bad news comes.
             Self::DriftMajor | Self::DriftMinor => &[Self::DriftImprovement],
@@ -300,6 +311,28 @@ pub fn connectivity_to_alert(
         _ => return None,
     };
     Some(NewAlert { kind, severity, host: Some(host), title: title.into(), body: String::new(), occurred_at })
+}
+
+/// What a change of the probers' own network means to people.
+pub fn prober_to_alert(now: Standing, asked: u32, silent: u32, occurred_at: Timestamp) -> NewAlert {
+    let (kind, severity, title, body) = match now {
+        Standing::Isolated => (
+            AlertType::ProberIsolated,
+            AlertSeverity::Critical,
+            "most hosts fell silent together: look at the network of the liveness processes",
+            format!(
+                "{silent} of {asked} hosts asked did not answer. No host is reported unreachable until most answer \
+                 again; remove or put into maintenance what is really gone"
+            ),
+        ),
+        Standing::Connected => (
+            AlertType::ProberConnected,
+            AlertSeverity::Info,
+            "most hosts answer again",
+            format!("{silent} of {asked} hosts asked did not answer; they are told one by one now"),
+        ),
+    };
+    NewAlert { kind, severity, host: None, title: title.to_owned(), body, occurred_at }
 }
 
 #[cfg(test)]

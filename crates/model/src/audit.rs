@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::liveness::Reachability;
+use crate::liveness::{Reachability, Standing};
 use crate::scan::FailureReason;
 use crate::schedule::ClampKind;
 use crate::transaction::ChangeKind;
@@ -159,6 +159,8 @@ registry! {
     DriftDetected "compliance.drift.detected" Warning { host_id: HostId, scan_id: ScanId, drift_type: &'static str, prior_score: Option<f64>, current_score: Option<f64>, score_delta: Option<f64>, became_failing: crate::drift::SeverityCounts, became_passing: crate::drift::SeverityCounts, newly_observed_failing: u32 }
     /// A host's reachability was decided or changed.
     ConnectivityChecked "host.connectivity.checked" Info { host_id: HostId, ssh_accessible: bool, response_time_ms: Option<f64>, new_status: Reachability }
+    /// Most hosts fell silent together, which is the probers' own network; or they answer again.
+    ProberStandingChanged "host.prober.changed" Warning { status: Standing, asked: u32, silent: u32 }
 
     /// A secret was given to one attempt.
     CredentialReleased "credential.released" Info { credential_id: CredentialId, scan_id: ScanId, host_id: HostId, attempt: u32, worker: String }

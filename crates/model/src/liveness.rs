@@ -54,6 +54,25 @@ pub enum ProbeError {
 }
 
 impl ProbeError {
+    /// All four.
+    pub const ALL: [Self; 4] =
+        [Self::TcpTimeout, Self::ConnectionRefused, Self::BannerMismatch, Self::TcpError];
+
+    /// Reads a column value.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text)
+    }
+
+    /// For a person.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::TcpTimeout => "no answer in time",
+            Self::ConnectionRefused => "connection refused",
+            Self::BannerMismatch => "something else than SSH answers",
+            Self::TcpError => "no connection",
+        }
+    }
+
     /// The wire and column value.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -112,6 +131,69 @@ pub fn observe(prior: Liveness, outcome: ProbeOutcome, threshold: u32) -> (Liven
     (next, next.status != prior.status)
 }
 
+/// Whether the probers reach anything at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Most hosts answer: a host that does not is down.
+    Connected,
+    /// Most hosts fell silent together: their outages are held back.
+    Isolated,
+}
+
+impl Standing {
+    /// The wire value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Isolated => "isolated",
+        }
+    }
+}
+
+/// Percent of hosts whose silence is blamed on the probers' network, when the policy names none.
+pub const DEFAULT_ISOLATION_PERCENT: u32 = 50;
+/// So many hosts are asked about a network, and fewer prove nothing about it.
+pub const WITNESSES: u32 = 10;
+/// For so long a host's outage waits for others to be asked.
+pub const WITNESSES_AWAITED: Duration = Duration::from_secs(30);
+
+/// What other hosts say about the network between them and the probers. Hosts that were down before say nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Witnesses {
+    /// How many there are.
+    pub hosts: u32,
+    /// How many of them were asked in the time in question.
+    pub asked: u32,
+    /// How many of those did not answer.
+    pub silent: u32,
+}
+
+/// Whose outage it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// That one host's.
+    Host,
+    /// The probers' own network.
+    Network,
+    /// Not to be told before so many others were asked.
+    Unsure(u32),
+}
+
+impl Witnesses {
+    /// Judges, `waited` after the first sign. More than `percent` silent is the network's fault; 0 never blames it.
+    pub fn blame(self, percent: u32, waited: Duration) -> Blame {
+        if percent == 0 || self.hosts < WITNESSES {
+            return Blame::Host;
+        }
+        if self.asked < WITNESSES && waited < WITNESSES_AWAITED {
+            return Blame::Unsure(WITNESSES - self.asked);
+        }
+        let silent = u64::from(self.silent) * 100 > u64::from(percent) * u64::from(self.asked);
+        if silent { Blame::Network } else { Blame::Host }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -158,5 +240,29 @@ mod tests {
         assert_eq!(clamp_interval(Duration::ZERO), Duration::from_secs(300));
         assert_eq!(clamp_interval(Duration::from_secs(1)), Duration::from_secs(60));
         assert_eq!(clamp_interval(Duration::from_secs(9999)), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn most_hosts_silent_at_once_is_our_own_network() {
+        let of = |hosts, asked, silent| Witnesses { hosts, asked, silent };
+        let cases = [
+            (of(9, 9, 9), Blame::Host),
+            (of(10, 0, 0), Blame::Unsure(10)),
+            (of(10, 10, 5), Blame::Host),
+            (of(10, 10, 6), Blame::Network),
+            (of(1000, 9, 9), Blame::Unsure(1)),
+            (of(1000, 20, 10), Blame::Host),
+            (of(1000, 20, 11), Blame::Network),
+            (of(1000, 1000, 1000), Blame::Network),
+        ];
+        for (witnesses, expect) in cases {
+            assert_eq!(witnesses.blame(50, Duration::ZERO), expect, "{witnesses:?}");
+            assert_eq!(witnesses.blame(0, Duration::ZERO), Blame::Host, "switched off: {witnesses:?}");
+        }
+        // Nobody waits for ever for witnesses who are never asked.
+        assert_eq!(of(1000, 3, 1).blame(50, WITNESSES_AWAITED), Blame::Host);
+        assert_eq!(of(1000, 3, 3).blame(50, WITNESSES_AWAITED), Blame::Network);
+        assert_eq!(of(1000, 0, 0).blame(50, WITNESSES_AWAITED), Blame::Host);
+        assert_eq!(of(10, 10, 10).blame(99, Duration::ZERO), Blame::Network);
     }
 }

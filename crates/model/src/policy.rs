@@ -99,6 +99,9 @@ pub struct LivenessSection {
     pub interval_sec: u64,
     /// Failures in a row that count as an outage; 0 means 2.
     pub threshold: u32,
+    /// When more than this percentage of the hosts fall silent together, the probers' own network is blamed; absent means
+    /// 50, 0 means never.
+    pub isolation_percent: Option<u32>,
 }
 
 /// Alerts.
@@ -142,6 +145,8 @@ pub struct Policy {
     pub liveness_interval: Duration,
     /// Probe failures that count.
     pub liveness_threshold: u32,
+    /// Percentage of silent hosts above which the probers' own network is blamed; 0 is never.
+    pub isolation_percent: u32,
     /// Repeat window of open alerts.
     pub dedup_ttl: Duration,
     /// Most hosts per minute; `None` is no limit.
@@ -194,6 +199,14 @@ impl PolicyDocument {
         let thresholds = Thresholds::new(self.drift.major, self.drift.minor, self.drift.improvement)
             .map_err(|e| problem("drift", e.to_string()))
             .unwrap_or_default();
+        let isolation_percent =
+            self.liveness.isolation_percent.unwrap_or(liveness::DEFAULT_ISOLATION_PERCENT);
+        if isolation_percent > 99 {
+            problem(
+                "liveness.isolation_percent",
+                format!("must be from 1 to 99, or 0 for never, not {isolation_percent}"),
+            );
+        }
         let ttl = self.alerts.dedup_ttl_sec;
         if ttl != 0 && !(60..=86_400).contains(&ttl) {
             problem("alerts.dedup_ttl_sec", format!("must be from 60 to 86400, or 0 for an hour, not {ttl}"));
@@ -231,6 +244,7 @@ impl PolicyDocument {
                 0 => liveness::DEFAULT_THRESHOLD,
                 n => n,
             },
+            isolation_percent,
             dedup_ttl: Duration::from_secs(if ttl == 0 { 3600 } else { ttl }),
             dispatch_per_minute: (self.dispatch_per_minute > 0).then_some(self.dispatch_per_minute),
             corpus: self.corpus.map(|digest| digest.to_ascii_lowercase()),
@@ -284,10 +298,22 @@ mod tests {
         it.version = "1.0".into();
         it.executor_timeout_sec = 1;
         it.drift.major = 0.0;
+        it.liveness.isolation_percent = Some(100);
         it.corpus = Some("latest".into());
         it.bands = BTreeMap::from([(ComplianceState::Compliant, 120)]);
         let fields: Vec<_> = it.check().unwrap_err().into_iter().map(|p| p.field).collect();
-        assert_eq!(fields, ["version", "executor_timeout_sec", "drift", "corpus", "bands", "bands"]);
+        assert_eq!(
+            fields,
+            [
+                "version",
+                "executor_timeout_sec",
+                "drift",
+                "liveness.isolation_percent",
+                "corpus",
+                "bands",
+                "bands"
+            ]
+        );
     }
 
     #[test]

@@ -124,6 +124,7 @@ pub const RETENTION: &[Retention] = &[
     table("outbox", Kept::Until("the bus has it, or refuses it for ever"), "relay", "refused: a dead letter"),
     table("policy_history", Kept::Always, "nobody", "which policy a scan ran under"),
     table("policy_revocation", Kept::Always, "nobody", "a key that was revoked stays revoked"),
+    table("prober_standing", Kept::Always, "nobody", "whether the probers' own network is there: one row"),
     table("rule_gap", Kept::With("its rule's state"), "nobody", HISTORY),
     table("rule_revision", Kept::With("its rule's state"), "nobody", HISTORY),
     table(

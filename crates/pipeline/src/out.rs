@@ -18,20 +18,22 @@ pub(crate) struct Out {
     sender: &'static str,
     actor: Actor,
     context: Context,
-    trace: Option<Traceparent>,
+    trace: Traceparent,
     messages: Vec<Outgoing>,
     audit: BTreeMap<String, Vec<AuditRow>>,
 }
 
 impl Out {
-    /// For a stage, about a cause (a scan or message id).
+    /// For a stage, about a cause (a scan or message id). What a scan causes belongs to its trace, the rest begins one.
     pub(crate) fn new(sender: &'static str, cause: impl Into<String>) -> Self {
-        let context = Context { cause: Some(cause.into()), ..Context::default() };
+        let cause = cause.into();
+        let trace = cause.parse().map_or_else(|_| Traceparent::new_root(), Traceparent::of);
+        let context = Context { cause: Some(cause), ..Context::default() };
         Self {
             sender,
             actor: Actor::Stage(sender),
             context,
-            trace: None,
+            trace,
             messages: Vec::new(),
             audit: BTreeMap::new(),
         }
@@ -45,7 +47,7 @@ impl Out {
 
     /// Continues a trace.
     pub(crate) fn traced(mut self, trace: Traceparent) -> Self {
-        self.trace = Some(trace);
+        self.trace = trace;
         self
     }
 
@@ -75,7 +77,7 @@ impl Out {
     ) -> Uuid {
         let id = tx.new_id();
         let event = Event { id, host, at, cause: self.context.cause.clone(), body: body.into() };
-        self.messages.push(event.encode(self.trace.map(Traceparent::child)));
+        self.messages.push(event.encode(Some(self.trace.child())));
         id
     }
 
@@ -101,7 +103,7 @@ impl Out {
     pub(crate) async fn flush(mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for (code, rows) in &self.audit {
             for chunk in rows.chunks(CHUNK) {
-                self.messages.push(records(tx, code, chunk).encode(self.trace.map(Traceparent::child)));
+                self.messages.push(records(tx, code, chunk).encode(Some(self.trace.child())));
             }
         }
         let messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();

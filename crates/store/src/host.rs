@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openwatch_model::credential::SudoMode;
 use openwatch_model::host::Platform;
-use openwatch_model::liveness::Reachability;
+use openwatch_model::liveness::{ProbeError, Reachability};
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::ScanState;
 use openwatch_model::schedule::DueReason;
@@ -77,6 +77,12 @@ pub struct HostSummary {
     pub last_probe_at: Option<Timestamp>,
     /// How long that took.
     pub response_ms: Option<f64>,
+    /// Since when it answers, or does not.
+    pub reachability_since: Option<Timestamp>,
+    /// Probes in a row that found no SSH.
+    pub probe_failures: u32,
+    /// Why the last of them did not.
+    pub probe_error: Option<ProbeError>,
     /// Next scheduled scan.
     pub next_scan_at: Option<Timestamp>,
     /// Minutes between scheduled scans.
@@ -314,8 +320,10 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
              c.name as "credential_name?", h.jump_id, j.name as "jump_name?",
              (select coalesce(jsonb_object_agg(l.key, l.value), '{}') from host_label l where l.host_id = h.id) as "labels!",
              hs.compliance_state, hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing, hs.full_scan_id, hs.full_at,
-             coalesce(v.unchanged, false) as "unchanged!", hs.platform, l.reachability_status as "reachability?", l.last_probe_at as "last_probe_at?",
-             l.last_response_ms as "last_response_ms?", s.next_scheduled_scan as "next_scheduled_scan?",
+             coalesce(v.unchanged, false) as "unchanged!", hs.platform, l.reachability_status as "reachability?",
+             l.last_probe_at as "last_probe_at?", l.last_response_ms as "last_response_ms?",
+             l.last_state_change_at as "reachability_since?", l.consecutive_failures as "probe_failures?",
+             l.last_error_type as "probe_error?", s.next_scheduled_scan as "next_scheduled_scan?",
              s.current_interval_minutes as "interval?", s.next_reason as "next_reason?", m.maintenance as "maintenance?",
              m.until as "maintenance_until?",
              b.consecutive_failures as "failures?", b.suppress_until as "suppress_until?",
@@ -376,6 +384,9 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
                 reachability: Reachability::parse(r.reachability.as_deref().unwrap_or_default()),
                 last_probe_at: r.last_probe_at,
                 response_ms: r.last_response_ms,
+                reachability_since: r.reachability_since,
+                probe_failures: r.probe_failures.map_or(0, count),
+                probe_error: r.probe_error.as_deref().and_then(ProbeError::parse),
                 next_scan_at: r.next_scheduled_scan,
                 interval_minutes: r.interval.map(count),
                 next_reason: r.next_reason.as_deref().and_then(DueReason::parse),

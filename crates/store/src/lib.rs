@@ -40,6 +40,7 @@ pub mod retention;
 pub mod rotation;
 pub mod scan;
 pub mod schedule;
+pub mod standing;
 pub mod token;
 mod tx;
 pub mod vault;

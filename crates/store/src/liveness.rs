@@ -18,6 +18,17 @@ pub struct Target {
     pub address: String,
     /// SSH port.
     pub port: u16,
+    /// Until when it is nobody else's; proves the claim in [`lock`].
+    pub lease: Timestamp,
+}
+
+/// What is known of a host before its answer is noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// State and failures in a row.
+    pub state: Liveness,
+    /// Since when it has not answered.
+    pub failing_since: Option<Timestamp>,
 }
 
 /// Claims hosts whose probe is due; each is due again after `lease` unless its answer is noted. Hosts in maintenance are
@@ -35,6 +46,7 @@ pub async fn claim(
     if maintenance.all {
         return Ok(Vec::new());
     }
+    let lease = tx.now() + lease;
     let rows = sqlx::query!(
         "with due as (
            select l.host_id from host_liveness l
@@ -52,32 +64,41 @@ pub async fn claim(
         tx.now(),
         &maintenance.hosts,
         i64::from(limit),
-        tx.now() + lease,
+        lease,
     )
     .fetch_all(tx.connection())
     .await?;
-    let targets =
-        rows.into_iter().map(|r| Target { host: HostId(r.host_id), address: r.address, port: port(r.port) });
+    let targets = rows.into_iter().map(|r| Target {
+        host: HostId(r.host_id),
+        address: r.address,
+        port: port(r.port),
+        lease,
+    });
     Ok(targets.collect())
 }
 
-/// A host's state, locked until the transaction ends; nothing when the host was removed meanwhile. Called by liveness
+/// A host's state, locked until the transaction ends; nothing when the host was removed meanwhile, or when its probe took
+/// so long that the host was claimed anew: an answer counts once, and only that of the latest claim. Called by liveness
 /// after a probe, before it asks the model.
 ///
 /// # Errors
 /// The database is away.
-pub async fn lock(tx: &mut Tx<'_>, host: HostId) -> Result<Option<Liveness>, StoreError> {
+pub async fn lock(tx: &mut Tx<'_>, target: &Target) -> Result<Option<Known>, StoreError> {
     let row = sqlx::query!(
-        "select l.reachability_status, l.consecutive_failures
+        "select l.reachability_status, l.consecutive_failures, l.failing_since
          from host_liveness l join host h on h.id = l.host_id and h.deleted_at is null
-         where l.host_id = $1 for update of l",
-        host.0
+         where l.host_id = $1 and l.next_probe_at = $2 for update of l",
+        target.host.0,
+        target.lease,
     )
     .fetch_optional(tx.connection())
     .await?;
-    Ok(row.map(|r| Liveness {
-        status: Reachability::parse(&r.reachability_status),
-        consecutive_failures: count(r.consecutive_failures),
+    Ok(row.map(|r| Known {
+        state: Liveness {
+            status: Reachability::parse(&r.reachability_status),
+            consecutive_failures: count(r.consecutive_failures),
+        },
+        failing_since: r.failing_since,
     }))
 }
 
@@ -100,6 +121,7 @@ pub async fn save(
         "update host_liveness
          set reachability_status = $2, consecutive_failures = $3, last_probe_at = $4, last_response_ms = $5,
              last_error_type = $6, next_probe_at = $7, updated_at = $4,
+             failing_since = case when $3::int = 0 then null when $3 = 1 then $4 else coalesce(failing_since, $4) end,
              transition = transition + case when $8 then 1 else 0 end,
              last_state_change_at = case when $8 then $4 else last_state_change_at end
          where host_id = $1 returning transition",
@@ -114,12 +136,4 @@ pub async fn save(
     )
     .fetch_one(tx.connection())
     .await?)
-}
-
-/// When the next probe is due. Called by liveness to know how long to sleep.
-///
-/// # Errors
-/// The database is away.
-pub async fn next_due(tx: &mut Tx<'_>) -> Result<Option<Timestamp>, StoreError> {
-    Ok(sqlx::query_scalar!("select min(l.next_probe_at) from host_liveness l join host h on h.id = l.host_id and h.jump_id is null").fetch_one(tx.connection()).await?)
 }

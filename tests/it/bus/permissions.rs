@@ -25,6 +25,7 @@ const PROBES: &[&str] = &[
     "ow.v1.evt.schedule_updated.h",
     "ow.v1.evt.drift_detected.h",
     "ow.v1.evt.host_connectivity.h",
+    "ow.v1.evt.prober_connectivity.-",
     "ow.v1.evt.host_key_changed.h",
     "ow.v1.evt.alert_opened.h",
     "ow.v1.evt.alert_updated.h",
@@ -180,7 +181,9 @@ fn may_publish(user: User) -> BTreeSet<&'static str> {
         User::Alerts => {
             join(&[ours(&["evt.alert_", "ow.v1.audit", "dlq.alerts"]), consumer("OW_EVENTS", "alerts")])
         }
-        User::Liveness => ours(&["evt.host_connectivity", "ow.v1.audit", "dlq.liveness"]),
+        User::Liveness => {
+            ours(&["evt.host_connectivity", "evt.prober_connectivity", "ow.v1.audit", "dlq.liveness"])
+        }
         User::Api => join(&[
             ours(&[
                 "STREAM.INFO.",

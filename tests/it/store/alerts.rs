@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use openwatch_model::alert::{AlertSeverity, AlertState, AlertType, NewAlert};
 use openwatch_model::drift::{Summary, Thresholds, detect};
-use openwatch_model::liveness::{Liveness, ProbeError, Reachability, observe};
+use openwatch_model::liveness::{ProbeError, Reachability, observe};
 use openwatch_model::policy::Maintenance;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, Timestamp};
@@ -231,14 +231,15 @@ async fn probes_are_claimed_once_and_transitions_are_numbered() {
     let mut tx = store.begin().await.unwrap();
     let targets = liveness::claim(&mut tx, &quiet, 10, HOUR).await.unwrap();
     assert_eq!((targets.len(), targets[0].host, targets[0].port), (1, host, 22));
+    let target = targets[0].clone();
     tx.commit().await.unwrap();
     let mut numbers = Vec::new();
     for outcome in [Err(ProbeError::TcpTimeout), Err(ProbeError::TcpTimeout), Ok(Duration::from_micros(20))] {
         let mut tx = store.begin().await.unwrap();
         assert!(liveness::claim(&mut tx, &quiet, 10, HOUR).await.unwrap().is_empty());
-        let prior: Liveness = liveness::lock(&mut tx, host).await.unwrap().unwrap();
+        let prior = liveness::lock(&mut tx, &target).await.unwrap().unwrap().state;
         let (next, moved) = observe(prior, outcome, 2);
-        let again = tx.now() + HOUR;
+        let again = target.lease;
         numbers.push(liveness::save(&mut tx, host, next, moved, outcome, again).await.unwrap());
         tx.commit().await.unwrap();
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openwatch_model::credential::SudoMode;
 use openwatch_model::host::KnownKey;
-use openwatch_model::liveness::Reachability;
+use openwatch_model::liveness::{ProbeError, Reachability};
 use openwatch_model::outcome::{FrameworkRefs, Severity, Status};
 use openwatch_model::score::ComplianceState;
 use serde::{Deserialize, Serialize};
@@ -217,6 +217,16 @@ pub struct HostLiveness {
     /// How long the last answer took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ms: Option<f64>,
+    /// Since when it answers, or does not; absent while that is unknown.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub since: Option<OffsetDateTime>,
+    /// Probes in a row that found no SSH; it takes more than one to call a host unreachable.
+    #[serde(default)]
+    pub missed: u32,
+    /// Why the last one did not: `tcp_timeout`, `connection_refused`, `banner_mismatch` or `tcp_error`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "tcp_timeout")]
+    pub error: Option<ProbeError>,
 }
 
 /// The key that a host is to be trusted with from now on: the whole key, or the fingerprint of one that it has shown. It

@@ -21,6 +21,10 @@ pub struct StatusReport {
     pub by_state: Vec<StateCount>,
     /// Hosts that do not answer.
     pub unreachable: u64,
+    /// Since when most hosts are silent together, which is blamed on our own network: meanwhile none is called
+    /// unreachable. Of the present only.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub probers_isolated_since: Option<OffsetDateTime>,
     /// Percent over all rules of all scored hosts; absent when there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,

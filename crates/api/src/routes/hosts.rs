@@ -205,6 +205,9 @@ fn view(row: HostSummary) -> Host {
         reachability: row.reachability,
         last_probed_at: Some(at),
         response_time_ms: row.response_ms,
+        since: row.reachability_since,
+        missed: row.probe_failures,
+        error: row.probe_error,
     });
     Host {
         id: row.id.0,

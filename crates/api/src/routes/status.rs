@@ -5,6 +5,7 @@ use openwatch_model::alert::AlertSeverity;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_store::api_oldest::oldest;
 use openwatch_store::read::{self, Fleet};
+use openwatch_store::standing::{self, ProberStanding};
 
 use super::{AsOfQuery, past};
 use crate::dto::{OldestHost, Problem, QueueDepth, SeverityCount, StateCount, StatusReport};
@@ -25,6 +26,10 @@ pub(crate) async fn show(
     let now = tx.now();
     let as_of = past(asked.as_of, now)?;
     let fleet = read::fleet(&mut tx, as_of).await?;
+    let standing = match as_of {
+        None => standing::get(&mut tx).await?,
+        Some(_) => ProberStanding::default(),
+    };
     let oldest = oldest(&mut tx, as_of).await?;
     let oldest_unscanned =
         oldest.map(|it| OldestHost { id: it.host.0, name: it.name, last_scanned_at: it.verified_at });
@@ -37,6 +42,7 @@ pub(crate) async fn show(
         hosts_scored: fleet.hosts() - unknown,
         by_state,
         unreachable: fleet.reachability.map_or(0, |(_, down, _)| down),
+        probers_isolated_since: standing.isolated_since,
         score: Score::of(fleet.rules).percent(),
         open_alerts,
         oldest_unscanned,

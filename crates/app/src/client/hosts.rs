@@ -5,6 +5,7 @@ use std::path::Path;
 
 use openwatch_api::dto::{Host, HostChange, HostRule, MaintenanceWish, NewHost, Page};
 use openwatch_model::credential::SudoMode;
+use openwatch_model::liveness::Reachability;
 use openwatch_model::outcome::Status;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -190,20 +191,50 @@ fn list(hosts: &[Host]) -> Result<(), Failure> {
     let mut table =
         table::new(&["host", "address", "state", "score", "answers", "last verified", "next scan"]);
     for host in hosts {
-        let answers =
-            host.liveness.as_ref().map_or("not probed".to_owned(), |l| l.reachability.as_str().to_owned());
         table.add_row([
             host.name.clone(),
             format!("{}:{}", host.address, host.port),
             host.compliance.state.as_str().to_owned(),
             table::score(host.compliance.score),
-            answers,
+            answers(host),
             table::moment_or(host.compliance.last_scanned_at, "never"),
             table::moment_or(host.compliance.next_scan_at, "-"),
         ]);
     }
     table::print(&table, "no hosts yet; `openwatch host add NAME --address A` registers one");
     Ok(())
+}
+
+/// Whether it answers, in a cell.
+fn answers(host: &Host) -> String {
+    match (&host.liveness, &host.jump) {
+        (None, Some(jump)) => format!("behind {jump}"),
+        (None, None) => "not probed".to_owned(),
+        (Some(it), _) if it.missed > 0 && it.reachability != Reachability::Unreachable => {
+            format!("{}, {} missed", it.reachability.as_str(), it.missed)
+        }
+        (Some(it), _) => it.reachability.as_str().to_owned(),
+    }
+}
+
+/// Whether it answers, since when, and why not.
+fn answering(host: &Host) {
+    let Some(it) = &host.liveness else { return };
+    let mut text = match it.reachability {
+        Reachability::Reachable => "answers".to_owned(),
+        Reachability::Unreachable => "does not answer".to_owned(),
+        Reachability::Unknown => "has not answered yet".to_owned(),
+    };
+    if let Some(since) = it.since {
+        text.push_str(&format!(" since {} UTC", table::moment(since)));
+    }
+    text.push_str(&format!("; last probe {}", table::moment_or(it.last_probed_at, "-")));
+    match (it.error, it.response_time_ms) {
+        (Some(error), _) => text.push_str(&format!(": {}, {} in a row", error.text(), it.missed)),
+        (None, Some(ms)) => text.push_str(&format!(": banner after {ms:.1} ms")),
+        (None, None) => {}
+    }
+    table::line(&text);
 }
 
 async fn show(name: &str, rule: Option<String>, evidence: bool, look: LookArgs) -> Result<(), Failure> {
@@ -226,6 +257,7 @@ async fn show(name: &str, rule: Option<String>, evidence: bool, look: LookArgs) 
         return table::json(&serde_json::json!({ "host": host, "rules": rules.items }));
     }
     list(std::slice::from_ref(&host))?;
+    answering(&host);
     next_scan(&host);
     verified(&host);
     let mut table = table::new(&["rule", "status", "severity", "since", "checked"]);

@@ -33,6 +33,12 @@ pub async fn status(args: LookArgs) -> Result<(), Failure> {
         it.queue.queued,
         it.queue.running
     ));
+    if let Some(since) = it.probers_isolated_since {
+        table::line(&format!(
+            "most hosts have been silent since {} UTC: our own network is the likely cause, and no host is called unreachable",
+            table::moment(since)
+        ));
+    }
     let mut states = table::new(&["state", "hosts"]);
     for row in it.by_state.iter().filter(|row| row.hosts > 0) {
         states.add_row([row.state.as_str().to_owned(), row.hosts.to_string()]);

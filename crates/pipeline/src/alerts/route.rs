@@ -7,6 +7,7 @@ use openwatch_bus::{Message, Next};
 use openwatch_model::AlertId;
 use openwatch_model::alert::{
     AlertSeverity, AlertState, AlertType, NewAlert, Notification, connectivity_to_alert, drift_to_alert,
+    prober_to_alert,
 };
 use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
 use openwatch_model::schedule::BACKOFF_AFTER;
@@ -48,6 +49,7 @@ fn to_alert(event: &Event) -> Option<NewAlert> {
     match &event.body {
         Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, at),
         Body::HostConnectivity(it) => connectivity_to_alert(it.host_id, it.prior, it.status, at),
+        Body::ProberConnectivity(it) => Some(prober_to_alert(it.status, it.asked, it.silent, at)),
         Body::ScanFailed(it)
             if it.consecutive_failures == BACKOFF_AFTER && it.reason.consequence().backoff =>
         {

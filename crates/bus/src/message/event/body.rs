@@ -2,7 +2,7 @@
 
 use openwatch_model::alert::{AlertSeverity, AlertState, AlertType};
 use openwatch_model::drift::{Drift, Summary};
-use openwatch_model::liveness::{ProbeError, Reachability};
+use openwatch_model::liveness::{ProbeError, Reachability, Standing};
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::{FailureReason, Lane, Rejection};
 use openwatch_model::score::{ComplianceState, Score};
@@ -235,6 +235,19 @@ pub struct HostConnectivity {
     /// Why the last probe failed, when it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ProbeError>,
+}
+
+/// The probers lost the network, or have it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProberConnectivity {
+    /// Now.
+    pub status: Standing,
+    /// Counts these changes: of two events, the larger is the later.
+    pub transition: i64,
+    /// Hosts that were asked, of those that were not down before.
+    pub asked: u32,
+    /// Of those, hosts that did not answer.
+    pub silent: u32,
 }
 
 /// A host shows another key than the one on record.

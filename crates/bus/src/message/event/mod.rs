@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 pub use body::{
     AlertOpened, AlertResolved, AlertUpdated, CHANGES_MOST, DriftDetected, FindingChanged, HostConnectivity,
-    HostKeyChanged, JobRejected, PolicyRejected, ScanCompleted, ScanFailed, ScanStarted, ScheduleUpdated,
+    HostKeyChanged, JobRejected, PolicyRejected, ProberConnectivity, ScanCompleted, ScanFailed, ScanStarted,
+    ScheduleUpdated,
 };
 
 use super::{CAUSE, instant, parse, write};
@@ -84,6 +85,8 @@ kinds! {
     DriftDetected "drift_detected" "drift.detected"
     /// A host became reachable or unreachable.
     HostConnectivity "host_connectivity" "host.connectivity"
+    /// The probers lost the network, or have it back.
+    ProberConnectivity "prober_connectivity" "prober.connectivity"
     /// A host shows another key than the one on record.
     HostKeyChanged "host_key_changed" "host_key.changed"
     /// An alert was opened.

@@ -7,7 +7,7 @@ use openwatch_model::alert::{AlertSeverity, AlertState, AlertType};
 use openwatch_model::credential::SudoMode;
 use openwatch_model::drift::{SeverityCounts, Summary, Thresholds, detect};
 use openwatch_model::host::{HostKeyMode, KnownKey, Platform};
-use openwatch_model::liveness::{ProbeError, Reachability};
+use openwatch_model::liveness::{ProbeError, Reachability, Standing};
 use openwatch_model::outcome::{CheckEvidence, Counts, Truncated};
 use openwatch_model::scan::{
     Failure, FailureReason, Job, Jump, Lane, Measurement, Rejection, RuleTiming, ScanResult, Selection,
@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use crate::message::event::{
     AlertOpened, AlertResolved, AlertUpdated, Body, DriftDetected, Event, FindingChanged, HostConnectivity,
-    HostKeyChanged, JobRejected, Kind, PolicyRejected, ScanCompleted, ScanFailed, ScanStarted,
-    ScheduleUpdated,
+    HostKeyChanged, JobRejected, Kind, PolicyRejected, ProberConnectivity, ScanCompleted, ScanFailed,
+    ScanStarted, ScheduleUpdated,
 };
 use crate::message::result::{BlobRef, Part, Rejected, Started};
 use crate::message::{audit, job, result, vault};
@@ -273,6 +273,9 @@ pub(super) fn body(kind: Kind) -> Body {
             error: Some(ProbeError::TcpTimeout),
         }
         .into(),
+        Kind::ProberConnectivity => {
+            ProberConnectivity { status: Standing::Isolated, transition: 3, asked: 20, silent: 19 }.into()
+        }
         Kind::HostKeyChanged => HostKeyChanged { host_id: host(), scan_id: scan(), host_number: 41 }.into(),
         Kind::AlertOpened => {
             AlertOpened { alert_id, kind: alert, severity, host_id: Some(host()), state: AlertState::Active }
@@ -308,7 +311,7 @@ pub(super) fn body(kind: Kind) -> Body {
 }
 
 pub(super) fn sample_event(kind: Kind) -> Event {
-    let host = (kind != Kind::PolicyRejected).then(host);
+    let host = (!matches!(kind, Kind::PolicyRejected | Kind::ProberConnectivity)).then(host);
     let id = Uuid::from_u128(0x0a3c_1b2d_4e5f_4a6b_8c7d_9e0f_1a2b_3c4d);
     Event { id, host, at: at(), cause: Some(scan().to_string()), body: body(kind) }
 }

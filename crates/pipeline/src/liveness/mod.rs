@@ -1,20 +1,23 @@
 //! Probes whether hosts answer: a TCP connection and a banner, without credentials. Only transitions are told.
+//!
+//! Any number of processes probe one fleet: each host is claimed by one of them at a time, and its answer counts only under
+//! that claim. Its part `standing` tells a fleet that is down from probers that are cut off.
+
+mod note;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use openwatch_bus::consume::Pulse;
-use openwatch_bus::message::event::HostConnectivity;
-use openwatch_model::audit::ConnectivityChecked;
-use openwatch_model::liveness::{ProbeOutcome, Reachability, jittered, observe};
 use openwatch_model::policy::Policy;
 use openwatch_store::liveness::{self as rows, Target};
 use openwatch_store::{Store, StoreError};
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
-use crate::out::Out;
 use crate::policy::PolicyWatch;
 
 const STAGE: &str = "liveness";
@@ -26,6 +29,8 @@ const LEASE: Duration = Duration::from_secs(30);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest sleep between looks at what is due: a new host is probed within this.
 const LOOK: Duration = Duration::from_secs(2);
+/// Probes under way get so long when the process is told to stop; the claims of the rest run out.
+const LAST_WORDS: Duration = Duration::from_millis(1500);
 
 /// What liveness may touch.
 pub struct Liveness {
@@ -61,13 +66,14 @@ impl Liveness {
             };
             tokio::select! { () = shutdown.cancelled() => break, () = pause => {} }
         }
-        // A probe ends within its limit, and its answer is worth noting.
-        while probes.join_next().await.is_some() {}
+        let last_words = async { while probes.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
         Ok(())
     }
 
     async fn start_due(&self, probes: &mut JoinSet<()>) -> Result<(), StageError> {
         let policy = self.policy.in_force().await?;
+        standing::review(&self.store, &policy).await?;
         let room = PARALLEL.saturating_sub(probes.len()) as u32;
         if room == 0 {
             return Ok(());
@@ -89,52 +95,12 @@ impl Liveness {
 
 async fn probe(store: &Store, policy: &Arc<Policy>, target: &Target) -> Result<(), StoreError> {
     let outcome = openwatch_probe::probe(&target.address, target.port, PROBE_LIMIT).await;
-    let answer = if outcome.is_ok() { "success" } else { "failure" };
+    let answer = outcome.map_or_else(|error| error.as_str(), |_| "success");
     metrics::counter!("openwatch_probes_total", "outcome" => answer).increment(1);
-    note(store, policy, target, outcome).await
-}
-
-/// State, transition, audit and event in one `tx` under the row's lock.
-async fn note(
-    store: &Store,
-    policy: &Policy,
-    target: &Target,
-    outcome: ProbeOutcome,
-) -> Result<(), StoreError> {
-    let mut tx = store.begin().await?;
-    let Some(prior) = rows::lock(&mut tx, target.host).await? else { return Ok(()) };
-    let (next, moved) = observe(prior, outcome, policy.liveness_threshold);
-    let again = tx.now() + jittered(target.host, policy.liveness_interval);
-    // A doubtful host is asked again soon: an outage is decided in seconds, not in two intervals.
-    let doubtful = outcome.is_err() && next.status != Reachability::Unreachable;
-    let again = if doubtful { tx.now() + PROBE_LIMIT } else { again };
-    let transition = rows::save(&mut tx, target.host, next, moved, outcome, again).await?;
-    let mut out = Out::new(STAGE, format!("{}.{transition}", target.host));
-    if moved {
-        metrics::counter!("openwatch_liveness_transitions_total").increment(1);
-        let response_time_ms = outcome.ok().map(|took| took.as_secs_f64() * 1000.0);
-        out.audit(
-            &mut tx,
-            &ConnectivityChecked {
-                host_id: target.host,
-                ssh_accessible: outcome.is_ok(),
-                response_time_ms,
-                new_status: next.status,
-            },
-        )
-        .await?;
-        out.event(
-            &tx,
-            Some(target.host),
-            HostConnectivity {
-                host_id: target.host,
-                prior: prior.status,
-                status: next.status,
-                transition,
-                response_time_ms,
-                error: outcome.err(),
-            },
-        );
+    metrics::gauge!("openwatch_last_probe_timestamp_seconds")
+        .set(OffsetDateTime::now_utc().unix_timestamp() as f64);
+    if let Ok(took) = outcome {
+        metrics::histogram!("openwatch_probe_seconds").record(took.as_secs_f64());
     }
-    out.commit(tx).await
+    note::note(store, policy, target, outcome).await
 }

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
-use crate::{Bus, BusError};
+use crate::{Bus, BusError, User, subject};
 
 /// JetStream's own description of a refusal.
 #[derive(Clone, Debug, Deserialize)]
@@ -241,9 +241,15 @@ impl Bus {
         }
     }
 
+    /// The readers' stream is in an account of its own; everyone else asks there by way of an import.
+    fn api_of(&self, name: &str) -> &'static str {
+        let theirs = name.split('.').any(|token| token == subject::EVENTS_PUBLIC);
+        if theirs && self.user != User::Reader { "OUTSIDE.API" } else { "$JS.API" }
+    }
+
     /// One request of the JetStream API.
     pub(crate) async fn api<T: DeserializeOwned>(&self, name: &str, body: &Value) -> Result<T, BusError> {
-        let subject = format!("$JS.API.{name}");
+        let subject = format!("{}.{name}", self.api_of(name));
         let payload = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let answer = self.ask(&subject, None, payload, self.ack_timeout).await?;
         let garbled = |error: serde_json::Error| BusError::Garbled {

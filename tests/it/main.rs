@@ -20,6 +20,7 @@ mod check;
 mod compose;
 mod credentials;
 mod drift;
+mod event_stream;
 mod executor;
 mod fuzz;
 mod gentle;

@@ -25,8 +25,11 @@ async fn next(tail: &mut EventTail) -> Followed {
     tokio::time::timeout(Duration::from_secs(30), tail.next()).await.expect("an event comes").unwrap()
 }
 
+// @spec event-stream
+// @ac AC-07
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_follows_events_in_order_across_a_restart() {
+    println!("@spec event-stream\n@ac AC-07");
     let nats = Nats::with_topology().await;
     let (scheduler, reader) = (nats.bus(User::Scheduler).await, nats.bus(User::Reader).await);
     let publish = |from: u128, to: u128| {

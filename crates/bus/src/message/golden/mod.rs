@@ -74,11 +74,11 @@ fn round_trip(name: &str, headers: &[(String, String)], payload: &[u8]) -> Resul
     })
 }
 
-// @spec bus
-// @ac AC-04
+// @spec event-stream
+// @ac AC-03
 #[test]
 fn todays_encoding_equals_the_golden_messages() {
-    println!("@spec bus\n@ac AC-04");
+    println!("@spec event-stream\n@ac AC-03");
     for (name, message) in samples() {
         let path = folder().join(format!("{name}.json"));
         if std::env::var_os("OPENWATCH_BLESS").is_some() && !path.exists() {
@@ -94,11 +94,11 @@ fn todays_encoding_equals_the_golden_messages() {
     }
 }
 
-// @spec bus
-// @ac AC-04
+// @spec event-stream
+// @ac AC-03
 #[test]
 fn every_golden_message_ever_written_decodes() {
-    println!("@spec bus\n@ac AC-04");
+    println!("@spec event-stream\n@ac AC-03");
     #[derive(serde::Deserialize)]
     struct Golden {
         headers: BTreeMap<String, String>,

@@ -20,7 +20,7 @@ use crate::finding::{self, Finding};
 use crate::{StoreError, Tx, words};
 
 /// Timings kept of a scan, the slowest.
-const TIMINGS_KEPT: usize = 10;
+const TIMINGS_KEPT: usize = 5;
 
 /// A measured scan, as it goes on record.
 #[derive(Clone, Debug)]

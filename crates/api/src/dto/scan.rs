@@ -167,7 +167,7 @@ pub struct ScanDetail {
     pub rules: Vec<ScanRule>,
     /// What differs from the scan before.
     pub changes: Vec<ScanRule>,
-    /// Where the time went: `rules`, the ten slowest first, each with `rule`, `duration_ms` and `lane`.
+    /// Where the time went: `rules`, the five slowest first, each with `rule`, `duration_ms` and `lane`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<serde_json::Value>,
 }

@@ -8,8 +8,10 @@
 //! | release, to the fresh key of one attempt | `0x01`, encapsulated key (32), ciphertext | `openwatch-release-v1` | scan id (16), attempt (4, big-endian) |
 //! | secret of a jump host, to the fresh key of one attempt | `0x01`, encapsulated key (32), ciphertext | `openwatch-release-jump-v1` | scan id (16), attempt (4, big-endian), host id of the jump host (16) |
 //! | credential, to the vault | `0x01`, key id (8), encapsulated key (32), ciphertext | `openwatch-credential-seal-v1` | key id (8), credential id (16) |
+//! | target of a channel, to the alerts stage | `0x01`, key id (8), encapsulated key (32), ciphertext | `openwatch-channel-seal-v1` | key id (8), channel id (16) |
 //!
-//! The plaintext of a release is key id (8), result key (32), then the secret; that of the others is the secret alone: who
+//! The plaintext of a release is key id (8), result key (32), then the secret; that of a channel is JSON that only it reads; that
+//! of the others is the secret alone: who
 //! has only come as far as the jump host has nothing to sign outcomes with.
 //! A secret is its four parts in the order password, private key, passphrase, sudo password: `0x00` when absent, else
 //! `0x01`, length (4, big-endian), UTF-8 bytes.
@@ -19,7 +21,7 @@ use hpke::kdf::HkdfSha256;
 use hpke::kem::X25519HkdfSha256;
 use hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, single_shot_open, single_shot_seal};
 use openwatch_model::credential::Secret;
-use openwatch_model::{CredentialId, HostId, ScanId};
+use openwatch_model::{ChannelId, CredentialId, HostId, ScanId};
 use zeroize::Zeroizing;
 
 use crate::KeyId;
@@ -31,6 +33,7 @@ const VERSION: u8 = 1;
 const RELEASE: &[u8] = b"openwatch-release-v1";
 const JUMP: &[u8] = b"openwatch-release-jump-v1";
 const CREDENTIAL: &[u8] = b"openwatch-credential-seal-v1";
+const CHANNEL: &[u8] = b"openwatch-channel-seal-v1";
 
 type PublicKey = <X25519HkdfSha256 as Kem>::PublicKey;
 type PrivateKey = <X25519HkdfSha256 as Kem>::PrivateKey;
@@ -146,8 +149,8 @@ pub(crate) fn seal_credential(
     secret: &Secret,
     credential: CredentialId,
 ) -> Result<Vec<u8>, SealError> {
-    let header = [&[VERSION], kid.0.as_slice()].concat();
-    seal(&header, vault, &encode_secret(secret, b""), CREDENTIAL, &credential_aad(kid, credential))
+    let aad = standing_aad(kid, credential.0.as_bytes());
+    seal(&standing_header(kid), vault, &encode_secret(secret, b""), CREDENTIAL, &aad)
 }
 
 pub(crate) fn open_credential<'k>(
@@ -155,6 +158,34 @@ pub(crate) fn open_credential<'k>(
     sealed: &[u8],
     credential: CredentialId,
 ) -> Result<Secret, SealError> {
+    let plain = open_standing(key_of, sealed, CREDENTIAL, credential.0.as_bytes())?;
+    decode_secret(&plain).ok_or(SealError::Layout)
+}
+
+pub(crate) fn seal_channel(
+    kid: KeyId,
+    alerts: &[u8; 32],
+    target: &[u8],
+    channel: ChannelId,
+) -> Result<Vec<u8>, SealError> {
+    seal(&standing_header(kid), alerts, target, CHANNEL, &standing_aad(kid, channel.0.as_bytes()))
+}
+
+pub(crate) fn open_channel<'k>(
+    key_of: impl FnOnce(KeyId) -> Option<&'k Key>,
+    sealed: &[u8],
+    channel: ChannelId,
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
+    open_standing(key_of, sealed, CHANNEL, channel.0.as_bytes())
+}
+
+/// Opens what was sealed to a standing key, of which there may be several.
+fn open_standing<'k>(
+    key_of: impl FnOnce(KeyId) -> Option<&'k Key>,
+    sealed: &[u8],
+    info: &[u8],
+    id: &[u8; 16],
+) -> Result<Zeroizing<Vec<u8>>, SealError> {
     let (version, rest) = sealed.split_first().ok_or(SealError::Layout)?;
     let (kid, body) = rest.split_first_chunk().ok_or(SealError::Layout)?;
     if *version != VERSION {
@@ -162,8 +193,7 @@ pub(crate) fn open_credential<'k>(
     }
     let kid = KeyId(*kid);
     let key = key_of(kid).ok_or(SealError::UnknownKey(kid))?;
-    let plain = open(key, body, CREDENTIAL, &credential_aad(kid, credential))?;
-    decode_secret(&plain).ok_or(SealError::Layout)
+    open(key, body, info, &standing_aad(kid, id))
 }
 
 /// The public half of a private key.
@@ -217,8 +247,12 @@ fn jump_aad(scan: ScanId, attempt: u32, jump: HostId) -> Vec<u8> {
     [release_aad(scan, attempt).as_slice(), jump.0.as_bytes()].concat()
 }
 
-fn credential_aad(kid: KeyId, credential: CredentialId) -> Vec<u8> {
-    [kid.0.as_slice(), credential.0.as_bytes()].concat()
+fn standing_header(kid: KeyId) -> Vec<u8> {
+    [&[VERSION], kid.0.as_slice()].concat()
+}
+
+fn standing_aad(kid: KeyId, id: &[u8; 16]) -> Vec<u8> {
+    [kid.0.as_slice(), id].concat()
 }
 
 #[cfg(test)]

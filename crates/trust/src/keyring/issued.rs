@@ -25,6 +25,10 @@ pub(crate) enum Use {
     VaultPublic,
     /// Encrypts credentials at rest.
     Column,
+    /// Opens what the API sealed for the alerts stage.
+    ChannelPrivate,
+    /// Its public half.
+    ChannelPublic,
 }
 
 impl Use {
@@ -36,12 +40,16 @@ impl Use {
             Self::ResultRoot => "openwatch-result-root-v1",
             Self::VaultPrivate | Self::VaultPublic => "openwatch-vault-x25519-v1",
             Self::Column => "openwatch-credential-v1",
+            Self::ChannelPrivate | Self::ChannelPublic => "openwatch-channel-x25519-v1",
         }
     }
 
     fn derive(self, dek: &Dek) -> Key {
         let key = dek.derive(self.info());
-        if self == Self::VaultPublic { Key::copy_of(&seal::public_of(&key)) } else { key }
+        match self {
+            Self::VaultPublic | Self::ChannelPublic => Key::copy_of(&seal::public_of(&key)),
+            _ => key,
+        }
     }
 }
 
@@ -52,6 +60,7 @@ pub(crate) enum Role {
     Executor,
     Writer,
     Api,
+    Alerts,
     Vault,
 }
 
@@ -62,6 +71,7 @@ impl Role {
             Self::Executor => "executor",
             Self::Writer => "writer",
             Self::Api => "api",
+            Self::Alerts => "alerts",
             Self::Vault => "vault",
         }
     }
@@ -71,7 +81,8 @@ impl Role {
             Self::Scheduler => &[Use::Queue],
             Self::Executor => &[Use::Queue, Use::Executor],
             Self::Writer => &[Use::Executor, Use::ResultRoot],
-            Self::Api => &[Use::VaultPublic],
+            Self::Api => &[Use::VaultPublic, Use::ChannelPublic],
+            Self::Alerts => &[Use::ChannelPrivate, Use::ChannelPublic],
             Self::Vault => {
                 &[Use::Executor, Use::ResultRoot, Use::VaultPrivate, Use::VaultPublic, Use::Column]
             }
@@ -104,6 +115,8 @@ struct EntryText<'a> {
     executor: Option<&'a str>,
     result_root: Option<&'a str>,
     vault_public: Option<&'a str>,
+    channel_private: Option<&'a str>,
+    channel_public: Option<&'a str>,
 }
 
 impl EntryText<'_> {
@@ -114,6 +127,8 @@ impl EntryText<'_> {
             Use::Executor => self.executor,
             Use::ResultRoot => self.result_root,
             Use::VaultPublic => self.vault_public,
+            Use::ChannelPrivate => self.channel_private,
+            Use::ChannelPublic => self.channel_public,
             Use::VaultPrivate | Use::Column => None,
         }
     }
@@ -127,6 +142,8 @@ fn field_name(of: Use) -> &'static str {
         Use::VaultPublic => "vault_public",
         Use::VaultPrivate => "vault_private",
         Use::Column => "column",
+        Use::ChannelPrivate => "channel_private",
+        Use::ChannelPublic => "channel_public",
     }
 }
 
@@ -242,14 +259,15 @@ mod tests {
     #[test]
     fn every_issued_file_reads_back_the_same() {
         let directory = tempfile::tempdir().unwrap();
-        for role in [Role::Scheduler, Role::Executor, Role::Writer, Role::Api] {
+        for role in [Role::Scheduler, Role::Executor, Role::Writer, Role::Api, Role::Alerts] {
             let path = directory.path().join(role.as_str());
             let made = Issued::derive(role, &deks());
             made.save(&path).unwrap();
             let read = Issued::load(role, &path).unwrap();
             assert_eq!((read.current(), read.ids()), (deks().current(), made.ids()));
             assert_eq!(read.to_json(), made.to_json());
-            assert!(!made.to_json().contains("column") && !made.to_json().contains("private"));
+            assert!(!made.to_json().contains("column") && !made.to_json().contains("vault_private"));
+            assert!(role == Role::Alerts || !made.to_json().contains("private"));
             assert!(made.to_json().len() < 256 + 512 * made.keys.len(), "the buffer never grew");
         }
     }

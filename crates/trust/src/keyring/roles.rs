@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use openwatch_model::credential::Secret;
-use openwatch_model::{CredentialId, ScanId};
+use openwatch_model::{ChannelId, CredentialId, ScanId};
 use zeroize::Zeroizing;
 
 use super::issued::{Issued, Role, Use};
@@ -175,6 +175,38 @@ impl ApiKeys {
     pub fn seal_credential(&self, secret: &Secret, credential: CredentialId) -> Result<Vec<u8>, SealError> {
         let public = self.0.signing(Use::VaultPublic).bytes();
         seal::seal_credential(self.0.current(), public, secret, credential)
+    }
+
+    /// Seals what it takes to reach a channel to the alerts stage, under the id of the channel.
+    ///
+    /// # Errors
+    /// When the key file holds an impossible public key.
+    pub fn seal_channel(&self, target: &[u8], channel: ChannelId) -> Result<Vec<u8>, SealError> {
+        seal::seal_channel(self.0.current(), self.0.signing(Use::ChannelPublic).bytes(), target, channel)
+    }
+}
+
+key_file! {
+    /// The alerts stage's keys: it reads what the API sealed for its channels, and nothing else.
+    AlertsKeys, Alerts, issue_alerts
+}
+
+impl AlertsKeys {
+    /// Opens what the API sealed for this channel.
+    ///
+    /// # Errors
+    /// When it was sealed for another channel or another installation, or was altered.
+    pub fn open_channel(&self, sealed: &[u8], channel: ChannelId) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        seal::open_channel(|kid| self.0.get(kid, Use::ChannelPrivate), sealed, channel)
+    }
+
+    /// Seals the same again to the current key; for a rotation.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn reseal_channel(&self, sealed: &[u8], channel: ChannelId) -> Result<Vec<u8>, SealError> {
+        let plain = self.open_channel(sealed, channel)?;
+        seal::seal_channel(self.0.current(), self.0.signing(Use::ChannelPublic).bytes(), &plain, channel)
     }
 }
 

@@ -1,7 +1,7 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::keyring::{KeyNames, VaultKeys, issue_api};
+use crate::keyring::{KeyNames, VaultKeys, issue_alerts, issue_api};
 use crate::{Dek, Deks};
 
 const SCAN: ScanId = ScanId(Uuid::from_u128(7));
@@ -81,6 +81,25 @@ fn a_credential_opens_in_the_vault_it_was_sealed_to() {
         bad[at] ^= 1;
         assert!(vault.open_credential(&bad, CRED).is_err(), "byte {at}");
     }
+}
+
+#[test]
+fn a_channel_opens_in_the_alerts_stage_alone_and_survives_a_rotation() {
+    let (first, second) = ([1; 32], [2; 32]);
+    let channel = ChannelId(Uuid::from_u128(4));
+    let before = Deks::single(Dek::new(Key::copy_of(&first)));
+    let during = Deks::new(Dek::new(Key::copy_of(&second)), vec![Dek::new(Key::copy_of(&first))]);
+    let after = Deks::single(Dek::new(Key::copy_of(&second)));
+    let sealed = issue_api(&before).seal_channel(b"{}", channel).unwrap();
+    assert_eq!(**issue_alerts(&before).open_channel(&sealed, channel).unwrap(), *b"{}");
+    let other = ChannelId(Uuid::from_u128(5));
+    assert!(matches!(issue_alerts(&before).open_channel(&sealed, other), Err(SealError::Refused)));
+    let old = before.current();
+    assert!(
+        matches!(issue_alerts(&after).open_channel(&sealed, channel), Err(SealError::UnknownKey(id)) if id == old)
+    );
+    let again = issue_alerts(&during).reseal_channel(&sealed, channel).unwrap();
+    assert_eq!(**issue_alerts(&after).open_channel(&again, channel).unwrap(), *b"{}");
 }
 
 /// Sealing is random, so what is frozen are sealed values. They and the public key were computed independently, with

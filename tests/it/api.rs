@@ -106,7 +106,6 @@ impl Served {
             keys,
             health: health.clone(),
             metrics: None,
-            private_webhooks: false,
             inspect_key: openwatch_app::run::stages::inspect_key,
         };
         let config =

@@ -30,6 +30,7 @@ const WORLDS: &[(&str, &[&str])] = &[
     ("tower-http", &["api"]),
     ("clap", &["app"]),
     ("reqwest", &["pipeline", "app"]),
+    ("lettre", &["pipeline"]),
     ("hpke", &["trust"]),
     ("aes-gcm", &["trust"]),
     ("ed25519-dalek", &["trust"]),

@@ -10,6 +10,7 @@ mod alerts;
 mod api;
 mod audit;
 mod bench;
+mod bench_alerts;
 mod bench_apply;
 mod bench_as_of;
 mod bench_dispatch;

@@ -161,22 +161,22 @@ async fn processes_with_directories_of_their_own_follow_their_files() {
             .await;
         }
     };
-    holding(1, 5).await;
+    holding(1, 6).await;
     step("begin").await;
-    for what in ["vault", "executor", "writer", "api"] {
+    for what in ["vault", "executor", "writer", "api", "alerts"] {
         issue(what).await;
     }
     // One is forgotten, and can be told from the others.
-    holding(2, 4).await;
+    holding(2, 5).await;
     let late = rest.get("/keys").await;
     let one = |it: &&Value| it["key_ids"].as_array().is_some_and(|all| all.len() == 1);
     let late: Vec<_> =
         late["holders"].as_array().unwrap().iter().filter(one).map(|it| it["role"].clone()).collect();
     assert_eq!(late, ["scheduler"]);
     issue("scheduler").await;
-    holding(2, 5).await;
+    holding(2, 6).await;
     step("switch").await;
-    for what in ["vault", "executor", "writer", "api", "scheduler"] {
+    for what in ["vault", "executor", "writer", "api", "scheduler", "alerts"] {
         issue(what).await;
     }
     let mut db = fleet.db().await;
@@ -201,10 +201,10 @@ async fn processes_with_directories_of_their_own_follow_their_files() {
     completed(3).await;
     std::fs::write(&file, good).unwrap();
     step("retire").await;
-    for what in ["executor", "writer", "api", "scheduler", "vault"] {
+    for what in ["executor", "writer", "api", "scheduler", "alerts", "vault"] {
         issue(what).await;
     }
-    holding(1, 5).await;
+    holding(1, 6).await;
     fleet.json(&["scan", "host-0"]).await;
     completed(4).await;
     assert_eq!(
@@ -228,8 +228,9 @@ async fn each_process_is_issued_what_it_needs_and_nothing_else() {
         ("executor", &["executor.json", "nats/executor.nk"][..], &["queue", "executor"][..]),
         ("scheduler", &["nats/caretaker.nk", "nats/scheduler.nk", "scheduler.json"], &["queue"]),
         ("writer", &["nats/writer.nk", "writer.json"], &["executor", "result_root"]),
-        ("api", &["api.json", "nats/api.nk", "nats/reader.nk"], &["vault_public"]),
-        ("stages", &["nats/alerts.nk", "nats/drift.nk", "nats/liveness.nk"], &[]),
+        ("api", &["api.json", "nats/api.nk", "nats/reader.nk"], &["channel_public", "vault_public"]),
+        ("alerts", &["alerts.json", "nats/alerts.nk"], &["channel_private", "channel_public"]),
+        ("stages", &["nats/drift.nk", "nats/liveness.nk"], &[]),
         ("vault", &["dek", "nats/vault.nk"], &[]),
     ] {
         let place = out.join(what);

@@ -24,6 +24,8 @@ pub struct Caught {
     pub headers: BTreeMap<String, String>,
     /// The exact bytes.
     pub body: Vec<u8>,
+    /// When it had come whole.
+    pub at: time::OffsetDateTime,
 }
 
 impl Caught {
@@ -37,10 +39,18 @@ impl Caught {
     }
 }
 
+/// What is answered next, after a while, with these headers.
+#[derive(Debug)]
+struct Told {
+    status: u16,
+    after: Duration,
+    headers: Vec<(&'static str, String)>,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     caught: Vec<Caught>,
-    answers: VecDeque<(u16, Duration)>,
+    answers: VecDeque<Told>,
 }
 
 /// The catcher. Ends with this value.
@@ -78,7 +88,16 @@ impl Catcher {
     /// # Panics
     /// Never in practice: a handler would have to panic.
     pub fn answer_next(&self, status: u16, after: Duration) {
-        self.inner.lock().expect("no handler panics").answers.push_back((status, after));
+        self.answer_with(status, after, &[]);
+    }
+
+    /// The same with headers.
+    ///
+    /// # Panics
+    /// Never in practice: a handler would have to panic.
+    pub fn answer_with(&self, status: u16, after: Duration, headers: &[(&'static str, &str)]) {
+        let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        self.inner.lock().expect("no handler panics").answers.push_back(Told { status, after, headers });
     }
 
     /// Everything caught so far, in order of arrival.
@@ -112,15 +131,23 @@ async fn take(
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
-) -> StatusCode {
+) -> (StatusCode, HeaderMap) {
     let text = |value: &axum::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-    let caught = Caught { method: method.to_string(), path: uri.to_string(), headers, body: body.to_vec() };
-    let (status, after) = {
+    let caught = Caught {
+        method: method.to_string(),
+        path: uri.to_string(),
+        headers,
+        body: body.to_vec(),
+        at: time::OffsetDateTime::now_utc(),
+    };
+    let Told { status, after, headers } = {
         let mut inner = inner.lock().expect("no handler panics");
         inner.caught.push(caught);
-        inner.answers.pop_front().unwrap_or((204, Duration::ZERO))
+        inner.answers.pop_front().unwrap_or(Told { status: 204, after: Duration::ZERO, headers: Vec::new() })
     };
     tokio::time::sleep(after).await;
-    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    let told =
+        headers.into_iter().filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)));
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), told.collect())
 }

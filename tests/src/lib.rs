@@ -8,6 +8,7 @@
 
 pub mod catcher;
 pub mod database;
+pub mod mailbox;
 pub mod nats;
 pub mod program;
 pub mod proxy;
@@ -20,6 +21,7 @@ pub mod world;
 
 pub use catcher::{Catcher, Caught};
 pub use database::Database;
+pub use mailbox::MailServer;
 pub use nats::Nats;
 pub use program::{Program, Running, openwatch};
 pub use proxy::Proxy;

@@ -3,6 +3,7 @@
 //! For what [`crate::Stack`] cannot show: one stage without the others, two of one stage, messages made by hand.
 
 mod by_hand;
+mod channels;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 pub use self::by_hand::{headers, measured, plain, signed};
+pub use self::channels::WEBHOOK_SECRET;
 use crate::sshd::Sshd;
 use crate::{World, eventually};
 

@@ -97,6 +97,8 @@ codes! {
     AlertTransition "alerts.invalid_transition" CONFLICT Client false "the alert cannot go there from where it is"
     ChannelNotFound "channel.not_found" NOT_FOUND Client false "no such channel"
     ChannelDuplicate "channel.duplicate" CONFLICT Client false "a channel of that name exists"
+    ChannelDisabled "channel.disabled" CONFLICT Client false "the channel is turned off"
+    DeliveryNotFound "delivery.not_found" NOT_FOUND Client false "no such delivery"
     TokenNotFound "token.not_found" NOT_FOUND Client false "no such token"
     TokenDuplicate "token.duplicate" CONFLICT Client false "a token of that name exists"
     DeadLetterNotFound "dead_letter.not_found" NOT_FOUND Client false "no such dead letter"

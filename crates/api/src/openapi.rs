@@ -8,8 +8,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use crate::routes::{
-    admin, alert_moves, alerts, ask, audit, channels, credentials, drift, events, host_changes, host_edit,
-    host_keys, hosts, keys, policy, scans, schedule, status, tokens, transactions,
+    admin, alert_moves, alerts, ask, audit, channels, credentials, deliveries, drift, events, host_changes,
+    host_edit, host_keys, hosts, keys, policy, scans, schedule, status, tokens, transactions,
 };
 use crate::{dto, router};
 
@@ -30,7 +30,7 @@ use crate::{dto, router};
         alerts::list, alerts::show, alert_moves::acknowledge, alert_moves::silence, alert_moves::unsilence, alert_moves::resolve,
         alert_moves::dismiss, audit::list, audit::export,
         events::follow, admin::metrics, admin::letters, admin::replay, admin::discard,
-        channels::list, channels::create, channels::remove,
+        channels::list, channels::create, channels::change, channels::remove, channels::test, deliveries::list, deliveries::show,
         tokens::list, tokens::create, tokens::revoke,
         router::live, router::ready, router::render,
     ),

@@ -21,15 +21,15 @@ use crate::guard::need;
 use crate::health::Health;
 use crate::openapi;
 use crate::routes::{
-    admin, alert_moves, alerts, ask, audit, channels, credentials, drift, events, host_changes, host_edit,
-    host_keys, hosts, keys as key_routes, policy, scans, schedule, status, tokens, transactions,
+    admin, alert_moves, alerts, ask, audit, channels, credentials, deliveries, drift, events, host_changes,
+    host_edit, host_keys, hosts, keys as key_routes, policy, scans, schedule, status, tokens, transactions,
 };
 use crate::state::{Api, ApiDeps};
 use crate::strangers::Strangers;
 
 /// Everything the API answers.
 pub fn router(deps: ApiDeps, stop: CancellationToken) -> Router {
-    let ApiDeps { store, bus, keys, health, metrics, private_webhooks, inspect_key } = deps;
+    let ApiDeps { store, bus, keys, health, metrics, inspect_key } = deps;
     let api = Arc::new(Api {
         store,
         bus,
@@ -38,7 +38,6 @@ pub fn router(deps: ApiDeps, stop: CancellationToken) -> Router {
         metrics: metrics.clone(),
         strangers: Strangers::default(),
         keys,
-        private_webhooks,
         inspect_key,
     });
     let v1 = guarded(&api).with_state(api);
@@ -118,7 +117,10 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             "/channels",
             may(P::ChannelRead, get(channels::list)).merge(may(P::ChannelWrite, post(channels::create))),
         )
-        .route("/channels/{channel}", may(P::ChannelWrite, delete(channels::remove)))
+        .route("/channels/{channel}", may(P::ChannelWrite, patch(channels::change).delete(channels::remove)))
+        .route("/channels/{channel}/test", may(P::ChannelWrite, post(channels::test)))
+        .route("/channels/{channel}/deliveries", may(P::ChannelRead, get(deliveries::list)))
+        .route("/channels/{channel}/deliveries/{delivery}", may(P::ChannelRead, get(deliveries::show)))
         .route(
             "/tokens",
             may(P::TokenRead, get(tokens::list)).merge(may(P::TokenWrite, post(tokens::create))),

@@ -32,8 +32,6 @@ pub struct ApiDeps {
     pub health: Health,
     /// Renders `/metrics`; without it the path answers 404.
     pub metrics: Option<PrometheusHandle>,
-    /// Webhooks may go to private addresses and over plain HTTP: for one machine and for tests.
-    pub private_webhooks: bool,
     /// Judges a private key and its passphrase: what may be told of it, or what is wrong with it. The API knows no SSH.
     pub inspect_key: InspectKey,
 }
@@ -52,7 +50,6 @@ pub(crate) struct Api {
     pub(crate) metrics: Option<PrometheusHandle>,
     pub(crate) strangers: Strangers,
     pub(crate) keys: watch::Receiver<Arc<ApiKeys>>,
-    pub(crate) private_webhooks: bool,
     pub(crate) inspect_key: InspectKey,
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::Uri;
+use openwatch_model::reach::is_inside;
 use uuid::Uuid;
 
 use crate::error::{Code, Failure};
@@ -117,32 +118,33 @@ pub(crate) fn webhook(pointer: &str, text: &str, private_allowed: bool) -> Resul
     match uri.scheme_str() {
         Some("https") => {}
         Some("http") if private_allowed => {}
-        _ => return wrong("must begin with https://"),
+        _ => return wrong("must begin with https://, or http:// where `allow_private` says so"),
     }
-    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let inside = literal.is_ok_and(is_inside) || host.eq_ignore_ascii_case("localhost");
-    if inside && !private_allowed { wrong("must not name a private address") } else { Ok(()) }
+    outside(pointer, host.trim_matches(['[', ']']), private_allowed)
 }
 
-fn is_inside(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, ..] = v4.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            v4.is_private()
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.is_unspecified()
-                || shared
-                || v4.is_broadcast()
-        }
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
-            Some(v4) => is_inside(IpAddr::V4(v4)),
-            None => {
-                v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local()
-            }
-        },
+/// A server that is named by its address must not lie inside the network, unless that was allowed.
+pub(crate) fn outside(pointer: &str, text: &str, private_allowed: bool) -> Result<(), Failure> {
+    let inside = text.parse().is_ok_and(is_inside) || text.eq_ignore_ascii_case("localhost");
+    if inside && !private_allowed {
+        let detail = "must not name an address inside the network, unless `allow_private` says so";
+        return Err(Failure::field(Code::FieldFormat, pointer, detail));
     }
+    Ok(())
+}
+
+/// A mail address, alone or behind a name in front of `<` and `>`. What is sent judges it again.
+pub(crate) fn mail(pointer: &str, text: &str) -> Result<(), Failure> {
+    let plain = match text.strip_suffix('>') {
+        Some(rest) => rest.rsplit_once('<').map_or("", |(_, plain)| plain),
+        None => text,
+    };
+    let looks = plain.split_once('@').is_some_and(|(user, domain)| !user.is_empty() && !domain.is_empty());
+    if !looks || text.len() > 320 || text.contains(char::is_control) || plain.contains(char::is_whitespace) {
+        let detail = "must be `name@example.org` or `Name <name@example.org>`";
+        return Err(Failure::field(Code::FieldFormat, pointer, detail));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! dek                    the data-encryption key: vault only; dek.next and dek.old beside it while keys are rotated
-//! scheduler.json executor.json writer.json api.json    derived, one process each
+//! scheduler.json executor.json writer.json api.json alerts.json    derived, one process each
 //! nats/<user>.nk         NKEY seeds, one identity each
 //! nats/users.conf        their public keys, for the NATS server
 //! tls/ca.key             signs the certificates of this installation: its owner only; made with the first certificate
@@ -17,18 +17,22 @@ use openwatch_bus::User;
 use openwatch_pipeline::signers::{SignedList, SignerFiles, SignerWatch, SignersRefused};
 use openwatch_trust::authority::Authority;
 use openwatch_trust::dek_files::DekFiles;
-use openwatch_trust::keyring::{issue_api, issue_executor, issue_scheduler, issue_writer};
+use openwatch_trust::keyring::{issue_alerts, issue_api, issue_executor, issue_scheduler, issue_writer};
 use openwatch_trust::nats_user::{NatsUser, USERS, users_conf};
 use openwatch_trust::policy::{PolicyRefused, RefusalClass, signature_path};
 use openwatch_trust::revocation::RevocationsRefused;
 use openwatch_trust::{
-    ApiKeys, Dek, Deks, ExecutorKeys, KeyFileError, PolicyKey, SchedulerKeys, TrustedKeys, VaultKeys,
-    WriterKeys,
+    AlertsKeys, ApiKeys, Dek, Deks, ExecutorKeys, KeyFileError, PolicyKey, SchedulerKeys, TrustedKeys,
+    VaultKeys, WriterKeys,
 };
 use zeroize::Zeroizing;
 
 use crate::cli::IssueFor;
 use crate::exit::Failure;
+
+/// Processes with a file of derived keys. The last one says that all are there.
+const DERIVED: [IssueFor; 5] =
+    [IssueFor::Executor, IssueFor::Writer, IssueFor::Scheduler, IssueFor::Api, IssueFor::Alerts];
 
 /// A key directory.
 #[derive(Clone, Debug)]
@@ -76,7 +80,7 @@ impl KeyDir {
         let fresh = it.0.join("dek.new");
         Dek::generate().save(&fresh)?;
         let deks = Deks::single(Dek::load(&fresh)?);
-        for what in [IssueFor::Scheduler, IssueFor::Executor, IssueFor::Writer, IssueFor::Api] {
+        for what in DERIVED {
             write_derived(what, &deks, &it)?;
         }
         // Last, in one step: whoever finds it finds everything else too.
@@ -99,7 +103,8 @@ impl KeyDir {
             IssueFor::Writer => &["writer"],
             IssueFor::Vault => &["vault"],
             IssueFor::Api => &["api", "reader"],
-            IssueFor::Stages => &["drift", "alerts", "liveness"],
+            IssueFor::Alerts => &["alerts"],
+            IssueFor::Stages => &["drift", "liveness"],
             IssueFor::Token | IssueFor::Certificate => &[],
         };
         for user in users {
@@ -138,7 +143,7 @@ impl KeyDir {
     /// A file cannot be written; those before it are new, those after it old, and calling it again goes on.
     pub fn reissue(&self) -> Result<(), Failure> {
         let deks = self.deks().load()?;
-        for what in [IssueFor::Executor, IssueFor::Writer, IssueFor::Api, IssueFor::Scheduler] {
+        for what in DERIVED {
             write_derived(what, &deks, self)?;
         }
         Ok(())
@@ -229,6 +234,23 @@ impl KeyDir {
         Ok(ApiKeys::load(&self.0.join("api.json"))?)
     }
 
+    /// The alerts stage's keys.
+    ///
+    /// # Errors
+    /// When the file is missing or open to others.
+    pub fn alerts(&self) -> Result<AlertsKeys, Failure> {
+        Ok(AlertsKeys::load(&self.0.join("alerts.json"))?)
+    }
+
+    /// Issues what an earlier version did not know. Calling it again changes nothing.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn complete(&self) -> Result<(), Failure> {
+        let here = self.0.join("dek").exists();
+        if here && !self.0.join("alerts.json").exists() { self.reissue() } else { Ok(()) }
+    }
+
     /// Whose signatures count over policies and corpora, as the files say whenever they are read.
     pub fn signer_watch(&self) -> SignerWatch {
         let it = self.clone();
@@ -284,6 +306,7 @@ fn write_derived(what: IssueFor, deks: &Deks, to: &KeyDir) -> Result<(), Failure
         IssueFor::Executor => issue_executor(deks).replace(&to.0.join("executor.json"))?,
         IssueFor::Writer => issue_writer(deks).replace(&to.0.join("writer.json"))?,
         IssueFor::Api => issue_api(deks).replace(&to.0.join("api.json"))?,
+        IssueFor::Alerts => issue_alerts(deks).replace(&to.0.join("alerts.json"))?,
         IssueFor::Vault | IssueFor::Stages | IssueFor::Token | IssueFor::Certificate => {}
     }
     Ok(())

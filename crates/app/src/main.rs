@@ -88,6 +88,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Doctor(args) => done(tools::prepare::doctor(args).await),
         Command::Host(command) => done(client::hosts::host(command).await),
         Command::Credential(command) => done(client::credentials::credential(command).await),
+        Command::Channel(command) => done(client::channels::channel(command).await),
         Command::Scan(args) => client::scan::run(args).await,
         Command::Check(args) => tools::check::run(args).await,
         Command::Rules(command) => tools::rules::run(command).await,

@@ -1,6 +1,7 @@
 //! `drift_to_alert` and its siblings: which events someone should know about, and how an alert lives.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,36 @@ impl AlertType {
             _ => &[],
         }
     }
+
+    /// Something got better: worth a line, never an incident of its own.
+    pub fn is_good_news(self) -> bool {
+        matches!(self, Self::HostRecovered | Self::DriftImprovement)
+    }
+
+    /// Open alerts of these types are over once a scan of their host has a result: somebody logged in, to a host that
+    /// showed the right key.
+    pub const ENDED_BY_A_SCAN: [Self; 2] = [Self::ScanFailing, Self::HostKeyChanged];
+}
+
+/// Openings of one key within the repeat window from which on the alert says that it flaps.
+const FLAPS_FROM: u32 = 3;
+/// How long an alert that flaps must stay open before anybody is told of it again.
+const FLAP_HOLD: Duration = Duration::from_secs(300);
+
+/// What is known of an alert that opens by how often its key was opened before, within the repeat window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flapping {
+    /// People are told that it comes and goes.
+    pub marked: bool,
+    /// They were told before: it must last this long until they are told again.
+    pub hold: Option<Duration>,
+}
+
+/// Recognises what opens again and again: the third opening within the window says so, later ones are kept back until
+/// they have lasted a while. Nothing is swallowed: what lasts is told, what ends unseen was told to flap.
+pub fn flapping(openings_before: u32, window: Duration) -> Flapping {
+    let openings = openings_before.saturating_add(1);
+    Flapping { marked: openings >= FLAPS_FROM, hold: (openings > FLAPS_FROM).then(|| FLAP_HOLD.min(window)) }
 }
 
 /// Where an alert is in its life.
@@ -224,15 +255,17 @@ impl NewAlert {
 /// evidence. A field once sent is never renamed or removed; a new one is optional.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notification {
-    /// `alert.` and what happened: opened, repeated, resolved, acknowledged, silenced, unsilenced, dismissed.
+    /// `alert.` and what happened: opened, repeated, resolved, acknowledged, silenced, unsilenced, dismissed; or
+    /// `channel.test`.
     pub event: String,
-    /// The alert.
-    pub alert_id: AlertId,
-    /// Which of its transitions; opening is 1.
+    /// The alert; absent in a test of the channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alert_id: Option<AlertId>,
+    /// Which of its transitions; opening is 1, a test is 0.
     pub transition: i32,
-    /// What it is about.
-    #[serde(rename = "type")]
-    pub kind: AlertType,
+    /// What it is about; absent in a test of the channel.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<AlertType>,
     /// How much it matters.
     pub severity: AlertSeverity,
     /// The host, where there is one.
@@ -254,6 +287,27 @@ pub struct Notification {
     /// Why, when a person said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+impl Notification {
+    /// What a test of a channel says.
+    pub fn test(channel: &str, actor: &str, now: Timestamp) -> Self {
+        Self {
+            event: "channel.test".to_owned(),
+            alert_id: None,
+            transition: 0,
+            kind: None,
+            severity: AlertSeverity::Info,
+            host_id: None,
+            host: None,
+            title: format!("test of channel {channel}"),
+            body: "If you read this, alerts will arrive here.".to_owned(),
+            tags: BTreeMap::new(),
+            occurred_at: now,
+            actor: Some(actor.to_owned()),
+            reason: None,
+        }
+    }
 }
 
 /// What a drift means to people; `None` when it pages nobody.
@@ -368,6 +422,17 @@ mod tests {
             Some((AlertType::DriftMinor, AlertSeverity::High))
         );
         assert_eq!(route(DriftKind::MajorWorsening, 1, true), None);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_said_once_and_then_kept_back_for_a_while() {
+        let hour = Duration::from_secs(3600);
+        let steps: Vec<_> = (0..5).map(|before| flapping(before, hour)).collect();
+        let marked: Vec<_> = steps.iter().map(|it| it.marked).collect();
+        assert_eq!(marked, [false, false, true, true, true]);
+        assert_eq!(steps[2].hold, None, "the one that says so is told");
+        assert_eq!((steps[3].hold, steps[4].hold), (Some(FLAP_HOLD), Some(FLAP_HOLD)));
+        assert_eq!(flapping(3, Duration::from_secs(60)).hold, Some(Duration::from_secs(60)));
     }
 
     #[test]

@@ -222,7 +222,13 @@ registry! {
     /// A token was revoked.
     ApiKeyRevoked "auth.api_key.revoked" Info { name: String }
     /// A channel was made.
-    ChannelCreated "notification.channel.created" Info { channel_id: crate::ChannelId, name: String, kind: &'static str }
+    ChannelCreated "notification.channel.created" Info { channel_id: crate::ChannelId, name: String, kind: &'static str, allow_private: bool }
+    /// A channel was turned on or off by somebody.
+    ChannelChanged "notification.channel.changed" Info { channel_id: crate::ChannelId, name: String, enabled: bool }
+    /// A receiver said that it is gone for good; nothing is sent there any more.
+    ChannelDisabled "notification.channel.disabled" Error { channel_id: crate::ChannelId, name: String, reason: String }
+    /// Somebody sent a test through a channel.
+    ChannelTested "notification.channel.tested" Info { channel_id: crate::ChannelId, name: String, delivery_id: String }
     /// A channel was removed.
     ChannelDeleted "notification.channel.deleted" Info { channel_id: crate::ChannelId, name: String }
     /// Somebody ended a silence by hand.

@@ -12,6 +12,7 @@
 
 pub mod alert;
 pub mod audit;
+pub mod channel;
 pub mod credential;
 pub mod drift;
 pub mod failure;
@@ -23,6 +24,7 @@ pub mod next_scan;
 pub mod outcome;
 pub mod plan;
 pub mod policy;
+pub mod reach;
 pub mod retention;
 pub mod rotation;
 pub mod scan;

@@ -44,6 +44,8 @@ pub struct AutoResolved {
     pub prior: AlertState,
     /// Transition number.
     pub transition: i32,
+    /// Nobody was told of it yet, because it flapped: then nobody needs to know of its end.
+    pub withheld: bool,
 }
 
 /// Moves the cursor of a host and family to an event's time; `false` when a later event was seen already: this one
@@ -70,7 +72,47 @@ pub async fn advance_cursor(
     Ok(done.rows_affected() == 1)
 }
 
-/// Opens an alert, or counts up the one that is open under its key. Called by the alerts stage.
+/// Moves the cursors of a host in some families to an event's time, where there are any; `false` when there are none, or
+/// a later event was seen of all of them. For events that only end alerts: most end nothing, and must cost nothing.
+/// Called by the alerts stage.
+///
+/// # Errors
+/// The database is away.
+pub async fn advance_known_cursors(
+    tx: &mut Tx<'_>,
+    host: HostId,
+    families: &[&str],
+    occurred_at: Timestamp,
+) -> Result<bool, StoreError> {
+    let families: Vec<String> = families.iter().map(|family| (*family).to_owned()).collect();
+    let done = sqlx::query!(
+        "update alert_cursor set occurred_at = $3 where host = $1 and family = any($2) and occurred_at <= $3",
+        host.to_string(),
+        &families,
+        occurred_at,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// How often an alert was opened under this key since then. Called by the alerts stage, under the cursor's lock.
+///
+/// # Errors
+/// The database is away.
+pub async fn openings_since(tx: &mut Tx<'_>, dedup_key: &str, since: Timestamp) -> Result<u32, StoreError> {
+    let openings = sqlx::query_scalar!(
+        r#"select count(*) as "n!" from alert where dedup_key = $1 and created_at > $2"#,
+        dedup_key,
+        since
+    )
+    .fetch_one(tx.connection())
+    .await?;
+    Ok(u32::try_from(openings).unwrap_or(u32::MAX))
+}
+
+/// Opens an alert, or counts up the one that is open under its key. With `hold`, nobody is to be told of a new one until
+/// that time has passed. Called by the alerts stage.
 ///
 /// # Errors
 /// The database is away.
@@ -79,11 +121,12 @@ pub async fn open(
     alert: &NewAlert,
     tags: &BTreeMap<String, String>,
     ttl: Duration,
+    hold: Option<Duration>,
 ) -> Result<Opened, StoreError> {
     let row = sqlx::query!(
         r#"insert into alert as a (id, dedup_key, alert_type, severity, host_id, title, body, tags, occurred_at,
-             last_occurred_at, last_notified_at, created_at, updated_at)
-           values ($1, $2, $3, $4, $5, left($6, 1024), left($7, 16384), $8, $9, $9, $10, $10, $10)
+             last_occurred_at, last_notified_at, created_at, updated_at, withheld_until)
+           values ($1, $2, $3, $4, $5, left($6, 1024), left($7, 16384), $8, $9, $9, $10, $10, $10, $12)
            on conflict (dedup_key) where state in ('active', 'acknowledged', 'silenced') do update set
              occurrences = a.occurrences + 1,
              last_occurred_at = greatest(a.last_occurred_at, excluded.last_occurred_at),
@@ -93,13 +136,17 @@ pub async fn open(
              body = excluded.body,
              tags = excluded.tags,
              updated_at = excluded.updated_at,
-             -- Nobody is told of a repeat, unless it is worse or the window is over; never while it is in hand or silenced.
-             transition = a.transition + case when a.state = 'active' and (
-               severity_rank(excluded.severity) > severity_rank(a.severity) or a.last_notified_at <= $11) then 1 else 0 end,
-             last_notified_at = case when a.state = 'active' and (
-               severity_rank(excluded.severity) > severity_rank(a.severity) or a.last_notified_at <= $11)
+             -- Nobody is told of a repeat unless the window is over, and never while it is in hand; what got worse is told to
+             -- whoever has it as well. What is silenced or kept back is told when that ends.
+             transition = a.transition + case when a.withheld_until is null and (
+                 (a.state = 'active' and a.last_notified_at <= $11)
+                 or (a.state <> 'silenced' and severity_rank(excluded.severity) > severity_rank(a.severity)))
+               then 1 else 0 end,
+             last_notified_at = case when a.withheld_until is null and (
+                 (a.state = 'active' and a.last_notified_at <= $11)
+                 or (a.state <> 'silenced' and severity_rank(excluded.severity) > severity_rank(a.severity)))
                then excluded.last_notified_at else a.last_notified_at end
-           returning id, transition, occurrences, last_notified_at = $10 as "notify!""#,
+           returning id, transition, occurrences, state, last_notified_at = $10 as "notify!""#,
         tx.new_id(),
         alert.dedup_key(),
         alert.kind.as_str(),
@@ -111,12 +158,13 @@ pub async fn open(
         alert.occurred_at,
         tx.now(),
         tx.now() - ttl,
+        hold.map(|hold| tx.now() + hold),
     )
     .fetch_one(tx.connection())
     .await?;
     let (id, transition) = (AlertId(row.id), row.transition);
     if row.notify {
-        note(tx, &[(id, transition)], AlertState::Active, "alerts", None, None).await?;
+        note(tx, &[(id, transition)], alert_state(&row.state)?, "alerts", None, None).await?;
     }
     Ok(match row.occurrences {
         1 => Opened::New { id, transition },
@@ -138,14 +186,15 @@ pub async fn resolve_open(
     let kinds: Vec<String> = kinds.iter().map(|k| k.as_str().to_owned()).collect();
     let rows = sqlx::query!(
         r#"with open as (
-             select id, state from alert
+             select id, state, withheld_until from alert
              where host_id is not distinct from $1 and alert_type = any($2) and occurred_at <= $3
                and state in ('active', 'acknowledged', 'silenced')
              order by id for update
            )
-           update alert a set state = 'resolved', silenced_until = null, transition = a.transition + 1, updated_at = $4
+           update alert a set state = 'resolved', silenced_until = null, withheld_until = null,
+             transition = a.transition + 1, updated_at = $4
            from open where a.id = open.id
-           returning a.id, a.alert_type, open.state as prior, a.transition"#,
+           returning a.id, a.alert_type, open.state as prior, a.transition, open.withheld_until is not null as "withheld!""#,
         host.map(|h| h.0),
         &kinds,
         not_after,
@@ -161,6 +210,7 @@ pub async fn resolve_open(
                 kind: alert_type(&r.alert_type)?,
                 prior: alert_state(&r.prior)?,
                 transition: r.transition,
+                withheld: r.withheld,
             })
         })
         .collect::<Result<Vec<_>, StoreError>>()?;

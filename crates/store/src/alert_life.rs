@@ -121,8 +121,8 @@ pub async fn transition(
     }
     let until = until.filter(|_| to == AlertState::Silenced);
     let number = sqlx::query_scalar!(
-        "update alert set state = $2, silenced_until = $3, transition = transition + 1, updated_at = $4 where id = $1
-         returning transition",
+        "update alert set state = $2, silenced_until = $3, withheld_until = null, transition = transition + 1, updated_at = $4
+         where id = $1 returning transition",
         id.0,
         to.as_str(),
         until,
@@ -148,7 +148,8 @@ pub async fn rearm_expired(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Rearmed>, 
              select id, silenced_until from alert where state = 'silenced' and silenced_until <= $1
              order by silenced_until limit $2 for update skip locked
            )
-           update alert a set state = 'active', silenced_until = null, transition = a.transition + 1, updated_at = $1
+           update alert a set state = 'active', silenced_until = null, transition = a.transition + 1, updated_at = $1,
+             last_notified_at = $1
            from expired e where a.id = e.id
            returning a.id, a.host_id, e.silenced_until, a.transition"#,
         tx.now(),
@@ -168,6 +169,30 @@ pub async fn rearm_expired(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Rearmed>, 
     let numbers: Vec<_> = rearmed.iter().map(|r| (r.id, r.transition)).collect();
     alert::note(tx, &numbers, AlertState::Active, "alerts", Some("silence ended"), None).await?;
     Ok(rearmed)
+}
+
+/// Alerts that were kept back and have stayed open long enough: people are to be told of them now, as if they had just
+/// opened. Called by the alerts stage, now and then.
+///
+/// # Errors
+/// The database is away.
+pub async fn release_withheld(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<Alert>, StoreError> {
+    let ids = sqlx::query_scalar!(
+        "with lasting as (
+           select id from alert where withheld_until <= $1 order by withheld_until limit $2 for update skip locked
+         )
+         update alert a set withheld_until = null, last_notified_at = $1 from lasting where a.id = lasting.id
+         returning a.id",
+        tx.now(),
+        i64::from(limit)
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let mut alerts = Vec::with_capacity(ids.len());
+    for id in ids {
+        alerts.extend(get(tx, AlertId(id)).await?);
+    }
+    Ok(alerts)
 }
 
 /// Which alerts to list.

@@ -1,88 +1,134 @@
-//! Where alerts are delivered to.
+//! Where alerts are delivered to. What it takes to reach a channel is sealed: only the alerts stage opens it.
 
 use std::collections::BTreeMap;
 
-use openwatch_model::ChannelId;
 use openwatch_model::alert::AlertSeverity;
-use uuid::Uuid;
+use openwatch_model::channel::ChannelKind;
+use openwatch_model::{ChannelId, Timestamp};
 
-use crate::words::alert_severity;
+use crate::words::{alert_severity, channel_kind};
 use crate::{StoreError, Tx};
 
-/// How a channel is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChannelKind {
-    /// The alerts stage's own output.
-    Stdout,
-    /// An HTTP endpoint.
-    Webhook {
-        /// Where to.
-        url: String,
-        /// Name of the signing key in the configuration; never the key.
-        secret_ref: Option<String>,
-    },
+/// What it takes to reach a channel, sealed to the alerts stage. Opaque here; no `Debug` of the bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// To which key.
+    pub key_id: String,
+}
+
+impl std::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sealed").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
 }
 
 /// A channel to be registered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewChannel {
+    /// Chosen by the API before sealing, so that the sealed bytes can be bound to it.
+    pub id: ChannelId,
     /// Unique name.
     pub name: String,
     /// How it is reached.
     pub kind: ChannelKind,
+    /// What may be shown of where it leads.
+    pub target: String,
+    /// Whether it may go to addresses inside the network.
+    pub allow_private: bool,
     /// Only alerts at least this severe.
     pub min_severity: AlertSeverity,
     /// Only alerts with all of these tags; empty takes every alert.
     pub tags: BTreeMap<String, String>,
+    /// What it takes to reach it.
+    pub sealed: Sealed,
 }
 
-/// A registered channel.
+/// A registered channel, as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Channel {
     /// Id.
     pub id: ChannelId,
+    /// Unique name.
+    pub name: String,
+    /// How it is reached.
+    pub kind: ChannelKind,
+    /// What may be shown of where it leads.
+    pub target: String,
+    /// Whether it may go to addresses inside the network.
+    pub allow_private: bool,
+    /// Only alerts at least this severe.
+    pub min_severity: AlertSeverity,
+    /// Only alerts with all of these tags; empty takes every alert.
+    pub tags: BTreeMap<String, String>,
     /// Whether it is used.
     pub enabled: bool,
-    /// The rest.
-    pub channel: NewChannel,
+    /// Why it is not, when nobody turned it off.
+    pub disabled_reason: Option<String>,
+    /// Who made it.
+    pub created_by: String,
+    /// When.
+    pub created_at: Timestamp,
+}
+
+/// A channel in use, as the alerts stage sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    /// Id; part of what the sealed bytes are bound to.
+    pub id: ChannelId,
+    /// Its name.
+    pub name: String,
+    /// Whether it may go to addresses inside the network.
+    pub allow_private: bool,
+    /// What it takes to reach it; a line on standard output may take nothing.
+    pub sealed: Option<Sealed>,
 }
 
 /// Registers a channel. Called by the API.
 ///
 /// # Errors
 /// `Conflict` on `channel_name_key` when the name is taken.
-pub async fn add(tx: &mut Tx<'_>, new: &NewChannel, actor: &str) -> Result<ChannelId, StoreError> {
-    let id = ChannelId(Uuid::new_v4());
-    let (kind, url, secret_ref) = match &new.kind {
-        ChannelKind::Stdout => ("stdout", None, None),
-        ChannelKind::Webhook { url, secret_ref } => ("webhook", Some(url.as_str()), secret_ref.as_deref()),
-    };
+pub async fn add(tx: &mut Tx<'_>, new: &NewChannel, actor: &str) -> Result<(), StoreError> {
     sqlx::query!(
-        "insert into channel (id, name, kind, url, secret_ref, min_severity, tags, created_by, created_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        id.0,
+        "insert into channel (id, name, kind, target, allow_private, min_severity, tags, sealed, key_id, created_by, created_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        new.id.0,
         new.name,
-        kind,
-        url,
-        secret_ref,
+        new.kind.as_str(),
+        new.target,
+        new.allow_private,
         new.min_severity.as_str(),
         serde_json::json!(new.tags),
+        new.sealed.bytes,
+        new.sealed.key_id,
         actor,
         tx.now(),
     )
     .execute(tx.connection())
     .await?;
-    Ok(id)
+    Ok(())
 }
 
-/// Turns a channel on or off. Called by the API.
+/// Turns a channel on or off, with the reason when nobody asked for it. `false` when it is so already. Called by the API,
+/// and by the alerts stage when a receiver says that it is gone.
 ///
 /// # Errors
-/// The database is away.
-pub async fn set_enabled(tx: &mut Tx<'_>, id: ChannelId, enabled: bool) -> Result<bool, StoreError> {
-    let done = sqlx::query!("update channel set enabled = $2 where id = $1", id.0, enabled)
-        .execute(tx.connection())
-        .await?;
+/// `Refused` on `channel_sealed` when there is nothing to turn on.
+pub async fn set_enabled(
+    tx: &mut Tx<'_>,
+    id: ChannelId,
+    enabled: bool,
+    reason: Option<&str>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query!(
+        "update channel set enabled = $2, disabled_reason = left($3, 256) where id = $1 and enabled <> $2",
+        id.0,
+        enabled,
+        reason.filter(|_| !enabled),
+    )
+    .execute(tx.connection())
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -95,36 +141,90 @@ pub async fn remove(tx: &mut Tx<'_>, id: ChannelId) -> Result<bool, StoreError> 
     Ok(done.rows_affected() == 1)
 }
 
-/// All channels by name. Called by the API, and by the alerts stage to start one deliverer each.
+/// All channels by name. Called by the API.
 ///
 /// # Errors
 /// The database is away.
 pub async fn list(tx: &mut Tx<'_>) -> Result<Vec<Channel>, StoreError> {
     let rows = sqlx::query!(
-        "select id, name, kind, url, secret_ref, min_severity, tags, enabled from channel order by name"
+        "select id, name, kind, target, allow_private, min_severity, tags, enabled, disabled_reason, created_by, created_at
+         from channel order by name"
     )
     .fetch_all(tx.connection())
     .await?;
     rows.into_iter()
         .map(|r| {
-            let kind = match (r.kind.as_str(), r.url) {
-                ("stdout", _) => ChannelKind::Stdout,
-                ("webhook", Some(url)) => ChannelKind::Webhook { url, secret_ref: r.secret_ref },
-                (kind, _) => return Err(StoreError::unknown_word("channel kind", kind)),
-            };
-            let channel = NewChannel {
+            Ok(Channel {
+                id: ChannelId(r.id),
                 name: r.name,
-                kind,
+                kind: channel_kind(&r.kind)?,
+                target: r.target,
+                allow_private: r.allow_private,
                 min_severity: alert_severity(&r.min_severity)?,
                 tags: serde_json::from_value(r.tags).unwrap_or_default(),
-            };
-            Ok(Channel { id: ChannelId(r.id), enabled: r.enabled, channel })
+                enabled: r.enabled,
+                disabled_reason: r.disabled_reason,
+                created_by: r.created_by,
+                created_at: r.created_at,
+            })
         })
         .collect()
 }
 
+/// Channels in use, with what it takes to reach them. Called by the alerts stage to start one deliverer each.
+///
+/// # Errors
+/// The database is away.
+pub async fn open(tx: &mut Tx<'_>) -> Result<Vec<Open>, StoreError> {
+    let rows = sqlx::query!(
+        "select id, name, allow_private, sealed, key_id from channel where enabled order by name"
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let sealed = |bytes: Option<Vec<u8>>, key_id: Option<String>| {
+        bytes.zip(key_id).map(|(bytes, key_id)| Sealed { bytes, key_id })
+    };
+    let open = rows.into_iter().map(|r| Open {
+        id: ChannelId(r.id),
+        name: r.name,
+        allow_private: r.allow_private,
+        sealed: sealed(r.sealed, r.key_id),
+    });
+    Ok(open.collect())
+}
+
+/// Channels sealed to another key than this one. Called by the alerts stage while keys are rotated.
+///
+/// # Errors
+/// The database is away.
+pub async fn under_other_key(tx: &mut Tx<'_>, key_id: &str) -> Result<Vec<(ChannelId, Sealed)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select id, sealed as "sealed!", key_id as "key_id!" from channel where key_id <> $1 for update skip locked"#,
+        key_id
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    Ok(rows.into_iter().map(|r| (ChannelId(r.id), Sealed { bytes: r.sealed, key_id: r.key_id })).collect())
+}
+
+/// Puts what was sealed again in the place of what was. Called by the alerts stage.
+///
+/// # Errors
+/// The database is away.
+pub async fn reseal(tx: &mut Tx<'_>, id: ChannelId, sealed: &Sealed) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update channel set sealed = $2, key_id = $3 where id = $1",
+        id.0,
+        sealed.bytes,
+        sealed.key_id
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
 /// Channels that want an alert: enabled, at or below its severity, and with no tag that it lacks. Called by the alerts
-/// stage.
+/// stage, and by the API when people move an alert.
 ///
 /// # Errors
 /// The database is away.

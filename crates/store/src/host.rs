@@ -291,14 +291,22 @@ pub async fn find_ever(tx: &mut Tx<'_>, name_or_id: &str) -> Result<Option<HostI
     Ok(found.map(HostId))
 }
 
-/// A host's name, removed or not. Called where an event or an alert speaks of a host.
+/// A host's name and labels, removed or not. Called by the alerts stage: channels filter by them.
 ///
 /// # Errors
 /// The database is away.
-pub async fn name(tx: &mut Tx<'_>, host: HostId) -> Result<Option<String>, StoreError> {
-    Ok(sqlx::query_scalar!("select name from host where id = $1", host.0)
-        .fetch_optional(tx.connection())
-        .await?)
+pub async fn known_as(
+    tx: &mut Tx<'_>,
+    host: HostId,
+) -> Result<Option<(String, BTreeMap<String, String>)>, StoreError> {
+    let row = sqlx::query!(
+        r#"select h.name, (select coalesce(jsonb_object_agg(l.key, l.value), '{}') from host_label l
+             where l.host_id = h.id) as "labels!" from host h where h.id = $1"#,
+        host.0
+    )
+    .fetch_optional(tx.connection())
+    .await?;
+    Ok(row.map(|r| (r.name, serde_json::from_value(r.labels).unwrap_or_default())))
 }
 
 /// One host with everything known of it. Called by the API.

@@ -27,6 +27,7 @@ pub mod host;
 pub mod idempotency;
 pub mod inbox;
 pub mod known_key;
+pub mod ledger;
 pub mod listen;
 pub mod liveness;
 pub mod migrate;

@@ -14,6 +14,8 @@ pub const SCHEDULE: &str = "ow_schedule";
 pub const CREDENTIAL: &str = "ow_credential";
 /// Something is to be delivered.
 pub const DELIVERY: &str = "ow_delivery";
+/// A channel was made, changed or removed.
+pub const CHANNEL: &str = "ow_channel";
 /// A policy came into force.
 pub const POLICY: &str = "ow_policy";
 /// Somebody wants the policy files to be read again.

@@ -102,14 +102,15 @@ pub async fn advance(
     Ok(done.rows_affected() == 1)
 }
 
-/// Credentials that are not encrypted with this key, those that still wait sealed included. Called by the vault and the
-/// API.
+/// Credentials that are not encrypted with this key, those that still wait sealed included, and channels that are not
+/// sealed to it. Called by the vault and the API.
 ///
 /// # Errors
 /// The database is away.
 pub async fn left(tx: &mut Tx<'_>, key_id: &str) -> Result<u64, StoreError> {
     let left = sqlx::query_scalar!(
-        r#"select count(*) as "n!" from credential where key_id is distinct from $1"#,
+        r#"select (select count(*) from credential where key_id is distinct from $1)
+             + (select count(*) from channel where key_id <> $1) as "n!""#,
         key_id
     )
     .fetch_one(tx.connection())

@@ -1,6 +1,7 @@
 //! Column values to words of the model. A word that the model does not know is an error, never a guess.
 
 use openwatch_model::alert::{AlertSeverity, AlertState, AlertType};
+use openwatch_model::channel::ChannelKind;
 use openwatch_model::credential::{AuthMethod, SudoMode};
 use openwatch_model::drift::DriftKind;
 use openwatch_model::scan::{FailureReason, Lane, ScanState};
@@ -46,6 +47,10 @@ pub(crate) fn alert_type(text: &str) -> Word<AlertType> {
 
 pub(crate) fn alert_severity(text: &str) -> Word<AlertSeverity> {
     known("alert severity", text, AlertSeverity::parse(text))
+}
+
+pub(crate) fn channel_kind(text: &str) -> Word<ChannelKind> {
+    known("channel kind", text, ChannelKind::parse(text))
 }
 
 pub(crate) fn alert_state(text: &str) -> Word<AlertState> {

@@ -170,7 +170,9 @@ async fn a_channel_never_points_inside() {
         assert_eq!(api.post("/channels", hook(inside)).await.code(), "validation.field_format", "{inside}");
     }
     let made = api.post("/channels", hook("https://hooks.example.org/T0/canary")).await;
-    assert_eq!((made.status, made.body["target"].as_str()), (201, Some("hooks.example.org")), "{made:?}");
+    let target = made.body["channel"]["target"].as_str();
+    assert_eq!((made.status, target), (201, Some("hooks.example.org")), "{made:?}");
+    assert!(made.body["secret"].as_str().unwrap().starts_with("whsec_"), "shown this once: {made:?}");
     assert_eq!(api.post("/channels", hook("https://hooks.example.org/")).await.code(), "channel.duplicate");
     assert_eq!(api.post("/channels", json!({"name": "out", "kind": "stdout"})).await.status, 201);
     assert_eq!(
@@ -185,7 +187,26 @@ async fn a_channel_never_points_inside() {
     );
     let listed = api.get("/channels").await;
     assert_eq!(listed.body["items"].as_array().unwrap().len(), 2);
-    assert!(!listed.body.to_string().contains("canary"), "an address may hold a secret");
+    let text = listed.body.to_string();
+    assert!(!text.contains("canary") && !text.contains("whsec_"), "an address may hold a secret");
+    let test = api.post("/channels/ops/test", json!({})).await;
+    assert_eq!(test.status, 202, "{test:?}");
+    let delivery = test.body["delivery_id"].as_str().unwrap();
+    let waits = api.get(&format!("/channels/ops/deliveries/{delivery}")).await;
+    assert_eq!((&waits.body["state"], &waits.body["event"]), (&"pending".into(), &"channel.test".into()));
+    assert_eq!(
+        api.get("/channels/ops/deliveries?state=pending").await.body["items"].as_array().unwrap().len(),
+        1
+    );
+    assert_eq!(api.get("/channels/out/deliveries").await.body["items"].as_array().unwrap().len(), 0);
+    let other = format!("/channels/out/deliveries/{delivery}");
+    assert_eq!(api.get(&other).await.code(), "delivery.not_found");
+    let turn =
+        |enabled: bool| api.ask("admin", Method::PATCH, "/channels/ops", Some(json!({"enabled": enabled})));
+    assert_eq!(turn(false).await.body["enabled"], false);
+    assert_eq!(api.post("/channels/ops/test", json!({})).await.code(), "channel.disabled");
+    assert_eq!(turn(true).await.body["enabled"], true);
+    assert_eq!(api.audited("notification.channel.changed").await.len(), 2);
     assert_eq!(api.delete("/channels/ops").await.status, 204);
     assert_eq!(api.delete("/channels/ops").await.code(), "channel.not_found");
     assert_eq!(api.audited("notification.channel.created").await.len(), 2);

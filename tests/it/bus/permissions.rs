@@ -31,6 +31,7 @@ const PROBES: &[&str] = &[
     "ow.v1.evt.alert_updated.h",
     "ow.v1.evt.alert_resolved.h",
     "ow.v1.evt.policy_rejected.-",
+    "ow.v1.notify.ops",
     "ow.v1.dlq.scheduler",
     "ow.v1.dlq.writer",
     "ow.v1.dlq.writer.blob",
@@ -186,9 +187,10 @@ fn may_publish(user: User) -> BTreeSet<&'static str> {
         User::Drift => {
             join(&[ours(&["evt.drift_detected", "ow.v1.audit", "dlq.drift"]), consumer("OW_EVENTS", "drift")])
         }
-        User::Alerts => {
-            join(&[ours(&["evt.alert_", "ow.v1.audit", "dlq.alerts"]), consumer("OW_EVENTS", "alerts")])
-        }
+        User::Alerts => join(&[
+            ours(&["evt.alert_", "ow.v1.notify", "ow.v1.audit", "dlq.alerts"]),
+            consumer("OW_EVENTS", "alerts"),
+        ]),
         User::Liveness => {
             ours(&["evt.host_connectivity", "evt.prober_connectivity", "ow.v1.audit", "dlq.liveness"])
         }

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openwatch_model::alert::{AlertSeverity, AlertState, AlertType, NewAlert};
+use openwatch_model::channel::ChannelKind;
 use openwatch_model::drift::{Summary, Thresholds, detect};
 use openwatch_model::liveness::{ProbeError, Reachability, observe};
 use openwatch_model::policy::Maintenance;
 use openwatch_model::score::{ComplianceState, Score};
-use openwatch_model::{HostId, Timestamp};
+use openwatch_model::{ChannelId, HostId, Timestamp};
 use openwatch_store::alert::{self, Opened};
 use openwatch_store::alert_life::{self, Filter, Moved};
-use openwatch_store::channel::{self, ChannelKind, NewChannel};
-use openwatch_store::delivery::{self, Try};
+use openwatch_store::channel::{self, NewChannel, Sealed};
+use openwatch_store::delivery::{self, Measured, Try};
 use openwatch_store::{Page, Role, Store, drift, liveness, read};
 use serde_json::json;
 
@@ -33,7 +34,7 @@ fn down(host: HostId, occurred_at: Timestamp) -> NewAlert {
 
 async fn open(store: &Store, alert: &NewAlert, ttl: Duration) -> Opened {
     let mut tx = store.begin().await.unwrap();
-    let opened = alert::open(&mut tx, alert, &BTreeMap::new(), ttl).await.unwrap();
+    let opened = alert::open(&mut tx, alert, &BTreeMap::new(), ttl, None).await.unwrap();
     tx.commit().await.unwrap();
     opened
 }
@@ -171,15 +172,25 @@ async fn deliveries_are_made_once_per_channel_and_wait_each_for_itself() {
     let mut tx = rig.api.begin().await.unwrap();
     let new = |name: &str, min_severity, tags: &[(&str, &str)]| NewChannel {
         name: name.into(),
-        kind: ChannelKind::Webhook { url: "https://example.test/hook".into(), secret_ref: None },
+        id: ChannelId(uuid::Uuid::new_v4()),
+        kind: ChannelKind::Webhook,
+        target: "example.test".into(),
+        allow_private: false,
         min_severity,
         tags: tags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        sealed: Sealed { bytes: vec![1], key_id: "k".into() },
     };
-    let all = channel::add(&mut tx, &new("all", AlertSeverity::Info, &[]), "t").await.unwrap();
-    let prod =
-        channel::add(&mut tx, &new("prod", AlertSeverity::High, &[("env", "prod")]), "t").await.unwrap();
-    channel::add(&mut tx, &new("critical", AlertSeverity::Critical, &[]), "t").await.unwrap();
-    channel::add(&mut tx, &new("lab", AlertSeverity::Info, &[("env", "lab")]), "t").await.unwrap();
+    let mut ids = Vec::new();
+    for new in [
+        new("all", AlertSeverity::Info, &[]),
+        new("prod", AlertSeverity::High, &[("env", "prod")]),
+        new("critical", AlertSeverity::Critical, &[]),
+        new("lab", AlertSeverity::Info, &[("env", "lab")]),
+    ] {
+        channel::add(&mut tx, &new, "t").await.unwrap();
+        ids.push(new.id);
+    }
+    let (all, prod) = (ids[0], ids[1]);
     tx.commit().await.unwrap();
     let Opened::New { id, transition } = open(&store, &down(host, Timestamp::UNIX_EPOCH), HOUR).await else {
         panic!("new")
@@ -209,14 +220,14 @@ async fn deliveries_are_made_once_per_channel_and_wait_each_for_itself() {
     assert!(claim(all).await.is_empty(), "it is in somebody's hands");
     let mut tx = store.begin().await.unwrap();
     let again = Try::Again { at: tx.now(), error: "503".into() };
-    delivery::finish(&mut tx, &first[0], &again).await.unwrap();
+    delivery::finish(&mut tx, &first[0], &again, Measured::default()).await.unwrap();
     tx.commit().await.unwrap();
     let second = claim(all).await;
     assert_eq!((second[0].id, second[0].attempt), (first[0].id, 2));
     let mut tx = store.begin().await.unwrap();
-    delivery::finish(&mut tx, &second[0], &Try::Delivered).await.unwrap();
+    delivery::finish(&mut tx, &second[0], &Try::Delivered, Measured::default()).await.unwrap();
     assert_eq!(delivery::next_due(&mut tx, all).await.unwrap(), None);
-    assert!(delivery::next_due(&mut tx, prod).await.unwrap().is_some());
+    assert!(delivery::next_due(&mut tx, prod).await.unwrap().is_none(), "it is due now, not later");
     tx.commit().await.unwrap();
     assert_eq!(rig.number("select count(*) from alert_delivery_attempt").await, 2);
 }

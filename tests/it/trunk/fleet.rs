@@ -54,7 +54,7 @@ impl Fleet {
         std::fs::write(it.policy(), policy).unwrap();
         it.sign_policy().await;
         ran(it.tool(&["rules", "publish", "--keys"]).arg(&master).arg(rules)).await;
-        for what in ["scheduler", "executor", "writer", "vault", "api", "stages"] {
+        for what in ["scheduler", "executor", "writer", "vault", "api", "alerts", "stages"] {
             ran(Program::new(["keys", "issue", what, "--dir"]).arg(&master).arg("--out").arg(it.keys(what)))
                 .await;
         }
@@ -102,7 +102,7 @@ impl Fleet {
     pub(crate) fn program(&self, name: &str) -> Program {
         let stage = name.split('-').next().unwrap();
         let keys = match stage {
-            "drift" | "alerts" | "liveness" => "stages",
+            "drift" | "liveness" => "stages",
             other => other,
         };
         // A worker is told of NATS and of nothing else.

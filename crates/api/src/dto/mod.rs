@@ -19,9 +19,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub use admin::{ConsumerView, DeadLetterView, MetricsSnapshot, OutboxView, Replayed, Sample, StreamView};
-pub use alert::{Alert, AlertAction, SilenceAction};
+pub use alert::{Alert, AlertAction, AlertStep, SilenceAction};
 pub use audit::AuditEvent;
-pub use channel::{Channel, ChannelKind, NewChannel};
+pub use channel::{
+    Channel, ChannelChange, Delivery, DeliveryTry, MadeChannel, NewChannel, NewMail, TestAsked,
+};
 pub use credential::{Credential, CredentialChange, KeyView, NewCredential};
 pub use drift::{BySeverity, Drift};
 pub use host::{

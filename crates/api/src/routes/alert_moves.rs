@@ -196,9 +196,9 @@ async fn deliver(tx: &mut Tx<'_>, row: &alert_life::Alert, wish: &Wish, actor: &
     let word = if row.state == AlertState::Active { "unsilenced" } else { row.state.as_str() };
     let notification = Notification {
         event: format!("alert.{word}"),
-        alert_id: row.id,
+        alert_id: Some(row.id),
         transition: row.transition,
-        kind: row.kind,
+        kind: Some(row.kind),
         severity: row.severity,
         host_id: row.host,
         host: row.host_name.clone(),

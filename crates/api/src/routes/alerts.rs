@@ -4,12 +4,14 @@ use axum::extract::State;
 use openwatch_model::AlertId;
 use openwatch_model::alert::{AlertSeverity, AlertState};
 use openwatch_store::alert_life::{self, Filter, Transition};
+use openwatch_store::ledger;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use utoipa::IntoParams;
 
+use super::deliveries::view as delivery;
 use super::{filter_host, page, part, past, word};
-use crate::dto::{Alert, Page, Problem};
+use crate::dto::{Alert, AlertStep, Page, Problem};
 use crate::error::{Code, Failure};
 use crate::extract::{Id, Query};
 use crate::state::Shared;
@@ -65,7 +67,7 @@ pub(crate) async fn list(
     Ok(axum::Json(page(alert_life::list(&mut tx, &filter, &part).await?, |row| view(row, None))))
 }
 
-/// One alert, with who moved it last and why.
+/// One alert, with its life so far, who was told, and every try to.
 #[utoipa::path(get, path = "/api/v1/alerts/{id}", tag = "alerts", params(("id" = Uuid, Path, description = "the alert")), responses(
     (status = 200, description = "the alert", body = Alert),
     (status = 404, description = "alerts.not_found", body = Problem, content_type = "application/problem+json"),
@@ -73,8 +75,18 @@ pub(crate) async fn list(
 pub(crate) async fn show(State(api): Shared, Id(id): Id) -> Result<axum::Json<Alert>, Failure> {
     let mut tx = api.begin_read().await?;
     let row = alert_life::get(&mut tx, AlertId(id)).await?.ok_or_else(unknown)?;
-    let last = alert_life::history(&mut tx, AlertId(id)).await?.pop();
-    Ok(axum::Json(view(row, last)))
+    let history = alert_life::history(&mut tx, AlertId(id)).await?;
+    let of = ledger::Filter { alert: Some(AlertId(id)), ..ledger::Filter::default() };
+    let told = ledger::list(&mut tx, &of, &openwatch_store::Page::first(LIMIT)).await?;
+    let mut alert = view(row, history.last().cloned());
+    alert.history = history.into_iter().map(step).collect();
+    alert.deliveries = told.rows.into_iter().map(delivery).collect();
+    Ok(axum::Json(alert))
+}
+
+fn step(it: Transition) -> AlertStep {
+    let Transition { number, state, actor, reason, until, changed_at } = it;
+    AlertStep { number, state, actor, reason, until, changed_at }
 }
 
 pub(super) fn unknown() -> Failure {
@@ -98,5 +110,7 @@ pub(super) fn view(row: alert_life::Alert, last: Option<Transition>) -> Alert {
         silenced_until: row.silenced_until,
         changed_by,
         reason,
+        history: Vec::new(),
+        deliveries: Vec::new(),
     }
 }

@@ -117,9 +117,16 @@ pub struct AuditArgs {
     pub csv: bool,
 }
 
-/// What a person does with an alert.
+/// What a person does with an alert, and looking at one.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AlertCommand {
+    /// One alert: its life, who was told, and every try to
+    Show {
+        /// Alert id
+        id: uuid::Uuid,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Say that somebody has it
     Ack(AlertActionArgs),
     /// Keep it quiet, for a while or until woken

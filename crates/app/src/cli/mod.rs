@@ -1,11 +1,13 @@
 //! The command line: what can be asked, and nothing of how it is done.
 
+mod channel;
 mod client;
 mod run;
 mod tools;
 
 use clap::{Parser, Subcommand};
 
+pub use channel::*;
 pub use client::*;
 pub use run::*;
 pub use tools::*;
@@ -71,6 +73,10 @@ pub enum Command {
     /// Ways to log in
     #[command(subcommand)]
     Credential(CredentialCommand),
+
+    /// Where alerts go
+    #[command(subcommand)]
+    Channel(ChannelCommand),
 
     /// Scan hosts now
     Scan(ScanArgs),

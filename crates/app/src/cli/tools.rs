@@ -97,9 +97,11 @@ pub enum IssueFor {
     Writer,
     /// The vault: everything the data-encryption key gives
     Vault,
-    /// The API: seal new credentials
+    /// The API: seal new credentials and channels
     Api,
-    /// Stages that need a NATS seed only: drift, alerts, liveness, caretaker
+    /// The alerts stage: open what the API sealed for channels
+    Alerts,
+    /// Stages that need a NATS seed only: drift, liveness
     Stages,
     /// A first API token, written to the database
     Token,

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Client, moment, table};
-use crate::cli::{AlertActionArgs, AlertCommand, ListArgs, LookArgs, TransactionsArgs};
+use crate::cli::{AlertActionArgs, AlertCommand, ClientArgs, ListArgs, LookArgs, TransactionsArgs};
 use crate::exit::Failure;
 use crate::place::url_encode;
 
@@ -250,13 +250,48 @@ pub async fn alerts(args: ListArgs, state: Option<String>) -> Result<(), Failure
     Ok(())
 }
 
-/// `alerts ack|silence|unsilence|resolve|dismiss`.
+/// `alerts show`.
+async fn alert(id: uuid::Uuid, args: &ClientArgs) -> Result<(), Failure> {
+    let client = Client::new(args)?;
+    let it: Alert = client.get(&format!("/alerts/{id}"), &[]).await?;
+    if client.json {
+        return table::json(&it);
+    }
+    let host = it.host.as_deref().map(|host| format!("{host}: ")).unwrap_or_default();
+    let (severity, kind, state) = (it.severity.as_str(), it.kind.as_str(), it.state.as_str());
+    table::line(&format!(
+        "[{severity}] {host}{}\n{kind}, {state}, {} times, last {} UTC",
+        it.title,
+        it.occurrences,
+        table::moment(it.last_occurred_at)
+    ));
+    if !it.body.is_empty() {
+        table::line(&it.body);
+    }
+    let mut steps = table::new(&["step", "when", "state", "by", "why", "until"]);
+    for step in &it.history {
+        steps.add_row([
+            step.number.to_string(),
+            table::moment(step.changed_at),
+            step.state.as_str().to_owned(),
+            step.actor.clone(),
+            step.reason.clone().unwrap_or_else(|| "-".to_owned()),
+            table::moment_or(step.until, "-"),
+        ]);
+    }
+    table::print(&steps, "no history");
+    super::channels::deliveries(&it.deliveries, "no channel was told");
+    Ok(())
+}
+
+/// `alerts show|ack|silence|unsilence|resolve|dismiss`.
 ///
 /// # Errors
 /// As the API's answer.
 pub async fn act(command: AlertCommand) -> Result<(), Failure> {
     let plain = |args: AlertActionArgs, verb: &'static str| (args, verb, None);
     let (args, verb, until) = match command {
+        AlertCommand::Show { id, client } => return alert(id, &client).await,
         AlertCommand::Ack(args) => plain(args, "acknowledge"),
         AlertCommand::Unsilence(args) => plain(args, "unsilence"),
         AlertCommand::Resolve(args) => plain(args, "resolve"),

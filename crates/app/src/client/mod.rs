@@ -1,6 +1,7 @@
 //! The command line as a client of the REST API.
 
 pub mod audit;
+pub mod channels;
 pub mod credentials;
 pub mod host_keys;
 pub mod hosts;

@@ -240,10 +240,12 @@ impl Wiring<'_> {
     /// # Errors
     /// What it needs is missing or away.
     pub async fn alerts(&mut self) -> Result<(), Failure> {
+        let keys = self.fresh(&["alerts.json"], KeyDir::alerts)?;
         let signers = self.signers()?;
         let (store, bus) = self.connect(Role::Alerts, User::Alerts, 10).await?;
+        self.report("alerts", &store, &keys);
         let policy = self.policy(&store, &signers);
-        let alerts = Alerts { store, bus, policy, pulse: self.process.pulse("alerts") };
+        let alerts = Alerts { store, bus, keys, policy, pulse: self.process.pulse("alerts") };
         self.process.stage("alerts", alerts.run(self.process.shutdown.clone()));
         Ok(())
     }
@@ -274,14 +276,12 @@ impl Wiring<'_> {
         let keys = self.fresh(&["api.json"], KeyDir::api)?;
         let (store, bus) = self.connect(Role::Api, User::Api, 10).await?;
         self.report("api", &store, &keys);
-        let private_webhooks = config.listen.ip().is_loopback();
         let deps = ApiDeps {
             store,
             bus,
             keys,
             health: self.process.health.clone(),
             metrics: Some(metrics),
-            private_webhooks,
             inspect_key,
         };
         let late = self.process.late.clone();

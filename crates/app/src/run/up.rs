@@ -113,7 +113,9 @@ fn prepare_keys(dir: &Path, settings: &mut Settings) -> Result<KeyDir, Failure> 
                 eprintln!("openwatch: made keys in {}", path.display());
                 keys
             } else {
-                KeyDir::new(&path)
+                let keys = KeyDir::new(&path);
+                keys.complete()?;
+                keys
             };
             settings.keys = Some(path);
             keys

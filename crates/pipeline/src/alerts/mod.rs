@@ -1,6 +1,9 @@
 //! Tells people: events become alerts, alerts become deliveries, silences run out.
 
+mod channel;
 mod deliver;
+mod deliverer;
+mod guard;
 mod route;
 
 use std::time::Duration;
@@ -11,19 +14,25 @@ use openwatch_bus::message::event::AlertUpdated;
 use openwatch_model::alert::AlertState;
 use openwatch_model::audit::AlertUnsilencedAuto;
 use openwatch_store::{Store, StoreError, alert_life};
+use openwatch_trust::AlertsKeys;
+use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
+use self::deliver::Deliveries;
 use crate::StageError;
 use crate::gate::database_gate;
+use crate::keys::Held;
 use crate::out::Out;
 use crate::policy::PolicyWatch;
 
 pub(crate) const STAGE: &str = "alerts";
 const SLOTS: usize = 8;
-/// How often expired silences are looked for.
-const SILENCE_SWEEP: Duration = Duration::from_secs(5);
-/// Silences ended at once.
-const SILENCE_BATCH: u32 = 100;
+/// How often silences that ended, and alerts kept back for long enough, are looked for.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Alerts woken at once.
+const SWEEP_BATCH: u32 = 100;
+/// Limit of one try of a delivery.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
 
 /// What alerts may touch.
 pub struct Alerts {
@@ -31,6 +40,8 @@ pub struct Alerts {
     pub store: Store,
     /// Bus, as `alerts`.
     pub bus: Bus,
+    /// What opens the targets of channels.
+    pub keys: Held<AlertsKeys>,
     /// The repeat window.
     pub policy: PolicyWatch,
     /// Ticks with every round, for health.
@@ -44,8 +55,9 @@ impl Alerts {
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
         self.policy.wait(&shutdown).await?;
-        let delivering = deliver::run(self.store.clone(), shutdown.clone());
-        let waking = wake_silenced(self.store.clone(), shutdown.clone());
+        let deliveries = Deliveries { store: self.store.clone(), bus: self.bus.clone(), keys: self.keys };
+        let delivering = deliveries.run(shutdown.clone());
+        let waking = sweep(self.store.clone(), shutdown.clone());
         let mut options = Options::new(STAGE, Consumer::ALERTS, SLOTS).gate(database_gate(&self.store));
         options.pulse = self.pulse;
         let (store, policy) = (self.store, self.policy);
@@ -59,25 +71,29 @@ impl Alerts {
     }
 }
 
-async fn wake_silenced(store: Store, shutdown: CancellationToken) {
+async fn sweep(store: Store, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        if let Err(error) = wake(&store).await {
-            tracing::warn!(%error, "silences wait for the database");
+        let swept =
+            async { Ok::<_, StoreError>(wake_silenced(&store).await? | release_withheld(&store).await?) };
+        match swept.await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "silences wait for the database"),
         }
-        let _ = tokio::time::timeout(SILENCE_SWEEP, shutdown.cancelled()).await;
+        let _ = tokio::time::timeout(SWEEP, shutdown.cancelled()).await;
     }
 }
 
-async fn wake(store: &Store) -> Result<(), StoreError> {
+/// Ends silences whose time is over: what is still open then is told as it stands now. Whether there may be more.
+async fn wake_silenced(store: &Store) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
-    let rearmed = alert_life::rearm_expired(&mut tx, SILENCE_BATCH).await?;
+    let rearmed = alert_life::rearm_expired(&mut tx, SWEEP_BATCH).await?;
     if rearmed.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let mut out = Out::new(STAGE, "silences");
     for it in &rearmed {
-        let format =
-            |at: openwatch_model::Timestamp| at.format(&time::format_description::well_known::Rfc3339).ok();
+        let format = |at: openwatch_model::Timestamp| at.format(&Rfc3339).ok();
         let silenced_until = it.silenced_until.and_then(format);
         out.audit(&mut tx, &AlertUnsilencedAuto { alert_id: it.id, silenced_until }).await?;
         if let Some(alert) = alert_life::get(&mut tx, it.id).await? {
@@ -94,7 +110,20 @@ async fn wake(store: &Store) -> Result<(), StoreError> {
                     occurrences: alert.occurrences,
                 },
             );
+            route::tell_again(&mut tx, &alert, "unsilenced").await?;
         }
     }
-    out.commit(tx).await
+    out.commit(tx).await?;
+    Ok(rearmed.len() == SWEEP_BATCH as usize)
+}
+
+/// Tells of alerts that were kept back because they came and went, and have stayed since. Whether there may be more.
+async fn release_withheld(store: &Store) -> Result<bool, StoreError> {
+    let mut tx = store.begin().await?;
+    let lasting = alert_life::release_withheld(&mut tx, SWEEP_BATCH).await?;
+    for alert in &lasting {
+        route::tell_again(&mut tx, alert, "opened").await?;
+    }
+    tx.commit().await?;
+    Ok(lasting.len() == SWEEP_BATCH as usize)
 }

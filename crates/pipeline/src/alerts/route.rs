@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use openwatch_bus::message::event::{AlertOpened, AlertResolved, AlertUpdated, Body, Event};
 use openwatch_bus::{Message, Next};
-use openwatch_model::AlertId;
 use openwatch_model::alert::{
     AlertSeverity, AlertState, AlertType, NewAlert, Notification, connectivity_to_alert, drift_to_alert,
-    prober_to_alert,
+    flapping, prober_to_alert,
 };
 use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
 use openwatch_model::schedule::BACKOFF_AFTER;
+use openwatch_model::{AlertId, HostId, Timestamp};
 use openwatch_store::alert::{self, AutoResolved, Opened};
 use openwatch_store::{Store, StoreError, Tx, alert_life, channel, delivery, host, inbox};
 
@@ -88,7 +88,10 @@ async fn route(
     event: &Event,
     message: &Message,
 ) -> Result<(), StageError> {
-    let Some(new) = to_alert(event) else { return Ok(()) };
+    if let Body::ScanCompleted(it) = &event.body {
+        return Ok(end_failures(store, it.host_id, event, message).await?);
+    }
+    let Some(mut new) = to_alert(event) else { return Ok(()) };
     let ttl = policy.in_force().await?.dedup_ttl;
     let mut tx = store.begin().await?;
     if !inbox::first_time(&mut tx, STAGE, &event.id.to_string()).await? {
@@ -99,30 +102,57 @@ async fn route(
     if alert::advance_cursor(&mut tx, new.host, new.kind.family(), new.occurred_at).await? {
         let resolved = alert::resolve_open(&mut tx, new.host, new.kind.resolves(), new.occurred_at).await?;
         for it in &resolved {
-            tell_resolved(&mut tx, &mut out, &new, it).await?;
+            tell_resolved(&mut tx, &mut out, (new.host, new.occurred_at), it).await?;
         }
-        let tags = tags(&mut tx, &new, event).await?;
-        let opened = alert::open(&mut tx, &new, &tags, ttl).await?;
-        tell_opened(&mut tx, &mut out, &new, &tags, opened).await?;
+        let since = tx.now() - ttl;
+        let flaps = flapping(alert::openings_since(&mut tx, &new.dedup_key(), since).await?, ttl);
+        let mut tags = tags(&mut tx, &new, event).await?;
+        if flaps.marked {
+            tags.insert("flapping".to_owned(), "true".to_owned());
+            new.title.push_str(", again and again");
+        }
+        let opened = alert::open(&mut tx, &new, &tags, ttl, flaps.hold).await?;
+        tell_opened(&mut tx, &mut out, &new, &tags, opened, flaps.hold.is_some()).await?;
     }
     Ok(out.commit(tx).await?)
 }
 
+/// A scan with a result ends what failing scans opened. Nearly always there is nothing to end, and then nothing is
+/// written; doing it twice is once, so no inbox is needed.
+async fn end_failures(
+    store: &Store,
+    host: HostId,
+    event: &Event,
+    message: &Message,
+) -> Result<(), StoreError> {
+    let ended = AlertType::ENDED_BY_A_SCAN;
+    let mut tx = store.begin().await?;
+    if !alert::advance_known_cursors(&mut tx, host, &ended.map(AlertType::family), event.at).await? {
+        return Ok(());
+    }
+    let mut out = Out::new(STAGE, event.id.to_string()).traced(message.trace);
+    for it in &alert::resolve_open(&mut tx, Some(host), &ended, event.at).await? {
+        tell_resolved(&mut tx, &mut out, (Some(host), event.at), it).await?;
+    }
+    out.commit(tx).await
+}
+
+/// What channels filter on. The names that we give come first: no label can pass for one of them.
 async fn tags(
     tx: &mut Tx<'_>,
     new: &NewAlert,
     event: &Event,
 ) -> Result<BTreeMap<String, String>, StoreError> {
-    let mut tags = BTreeMap::from([
-        ("severity".to_owned(), new.severity.as_str().to_owned()),
-        ("alert_type".to_owned(), new.kind.as_str().to_owned()),
-    ]);
+    let mut tags = BTreeMap::new();
     if let Some(id) = new.host {
         tags.insert("host_id".to_owned(), id.to_string());
-        if let Some(name) = host::name(tx, id).await? {
+        if let Some((name, labels)) = host::known_as(tx, id).await? {
             tags.insert("host".to_owned(), name);
+            tags.extend(labels.into_iter().map(|(key, value)| (format!("label.{key}"), value)));
         }
     }
+    tags.insert("severity".to_owned(), new.severity.as_str().to_owned());
+    tags.insert("alert_type".to_owned(), new.kind.as_str().to_owned());
     if let Body::DriftDetected(it) = &event.body {
         tags.insert("scan_id".to_owned(), it.scan_id.to_string());
         tags.extend(it.score_delta.map(|delta| ("score_delta".to_owned(), format!("{delta:.2}"))));
@@ -136,6 +166,7 @@ async fn tell_opened(
     new: &NewAlert,
     tags: &BTreeMap<String, String>,
     opened: Opened,
+    withheld: bool,
 ) -> Result<(), StoreError> {
     match opened {
         Opened::New { id, transition } => {
@@ -159,6 +190,11 @@ async fn tell_opened(
                 state,
             };
             out.event(tx, new.host, event);
+            if withheld {
+                metrics::counter!("openwatch_alerts_withheld_total", "type" => new.kind.as_str())
+                    .increment(1);
+                return Ok(());
+            }
             enqueue(tx, new, tags, id, transition, "opened").await
         }
         Opened::Repeated { id, transition, occurrences, notify } => {
@@ -185,7 +221,7 @@ async fn tell_opened(
 async fn tell_resolved(
     tx: &mut Tx<'_>,
     out: &mut Out,
-    by: &NewAlert,
+    (host, occurred_at): (Option<HostId>, Timestamp),
     it: &AutoResolved,
 ) -> Result<(), StoreError> {
     let Some(alert) = alert_life::get(tx, it.id).await? else { return Ok(()) };
@@ -204,14 +240,37 @@ async fn tell_resolved(
         alert_id: it.id,
         kind: it.kind,
         severity,
-        host_id: by.host,
+        host_id: host,
         state: AlertState::Resolved,
         prior_state: it.prior,
         automatic: true,
     };
-    out.event(tx, by.host, event);
-    let resolved = NewAlert { kind: it.kind, severity, title: alert.title, body: alert.body, ..by.clone() };
+    out.event(tx, host, event);
+    metrics::counter!("openwatch_alerts_resolved_total", "type" => it.kind.as_str()).increment(1);
+    if it.withheld {
+        // Nobody was told that it began.
+        return Ok(());
+    }
+    let (kind, title, body) = (it.kind, alert.title, alert.body);
+    let resolved = NewAlert { kind, severity, host, title, body, occurred_at };
     enqueue(tx, &resolved, &alert.tags, it.id, it.transition, "resolved").await
+}
+
+/// Tells the channels of an alert as it stands: it was silenced or kept back until now.
+pub(super) async fn tell_again(
+    tx: &mut Tx<'_>,
+    alert: &alert_life::Alert,
+    what: &str,
+) -> Result<(), StoreError> {
+    let new = NewAlert {
+        kind: alert.kind,
+        severity: alert.severity,
+        host: alert.host,
+        title: alert.title.clone(),
+        body: alert.body.clone(),
+        occurred_at: alert.last_occurred_at,
+    };
+    enqueue(tx, &new, &alert.tags, alert.id, alert.transition, what).await
 }
 
 /// One delivery row for each channel that wants it. Receivers learn ids and words, never addresses or evidence.
@@ -226,9 +285,9 @@ async fn enqueue(
     let channels = channel::matching(tx, new.severity, tags).await?;
     let notification = Notification {
         event: format!("alert.{what}"),
-        alert_id: id,
+        alert_id: Some(id),
         transition,
-        kind: new.kind,
+        kind: Some(new.kind),
         severity: new.severity,
         host_id: new.host,
         host: tags.get("host").cloned(),

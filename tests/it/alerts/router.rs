@@ -1,0 +1,243 @@
+//! Routing: which events become alerts, when they end by themselves, and what is told of those that come and go.
+
+use std::time::Duration;
+
+use openwatch_app::run::Stage;
+use openwatch_bus::User;
+use openwatch_bus::message::event::{HostConnectivity, HostKeyChanged, Kind, PolicyRejected, ScanFailed};
+use openwatch_model::liveness::Reachability;
+use openwatch_model::scan::{FailureReason, Lane};
+use openwatch_model::{HostId, ScanId, Severity, Timestamp};
+use openwatch_tests::stages::TOFU;
+use openwatch_tests::{Catcher, Stages};
+use uuid::Uuid;
+
+use super::{alerts, become_alerts, tell};
+use crate::drift::{again, settled};
+use crate::writer::{outcome, outcomes};
+
+fn proves(criterion: &str) {
+    println!("@spec alert-router\n@ac {criterion}");
+}
+
+// @spec alert-router
+// @ac AC-01
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drift_opens_one_alert_and_its_repair_resolves_it() {
+    proves("AC-01");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift, Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    stages.scanned(host, &outcomes(10, 1)).await;
+    stages.scanned(host, &outcomes(10, 3)).await;
+    become_alerts(&stages, &["drift_major active 1"]).await;
+    assert_eq!(again(&stages, Kind::DriftDetected, host).await, 1);
+    settled(&stages, "alerts").await;
+    assert_eq!(alerts(&stages).await, ["drift_major active 1"]);
+    assert_eq!(stages.number("select sum(occurrences)::bigint from alert").await, 1);
+    assert_eq!(
+        (stages.audited("alert.created").await, stages.events(Kind::AlertOpened, host).await.len()),
+        (1, 1)
+    );
+
+    stages.scanned(host, &outcomes(10, 0)).await;
+    become_alerts(&stages, &["drift_major resolved 2", "drift_improvement active 1"]).await;
+    settled(&stages, "alerts").await;
+    let auto = "select count(*) from audit_event where action = 'alert.resolved' and actor_label = 'alerts'
+        and detail->>'reason' = 'auto' and detail->>'prior_state' = 'active'";
+    assert_eq!((stages.number(auto).await, stages.events(Kind::AlertResolved, host).await.len()), (1, 1));
+}
+
+// @spec alert-router
+// @ac AC-02
+#[tokio::test(flavor = "multi_thread")]
+async fn what_began_to_fail_decides_how_severe_it_is() {
+    proves("AC-02");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift, Stage::Alerts]).await;
+    // Of 40 rules: two that fail are a minor fall, eight are a major one.
+    for (name, failing, critical) in [("a", 2, false), ("b", 2, true), ("c", 8, false), ("d", 8, true)] {
+        let host = stages.host(name, 22).await;
+        let scan = |failing: usize| {
+            let mut all = outcomes(40, failing);
+            all[0].severity = Some(if critical { Severity::Critical } else { Severity::Medium });
+            all
+        };
+        stages.scanned(host, &scan(0)).await;
+        stages.scanned(host, &scan(failing)).await;
+    }
+    settled(&stages, "drift").await;
+    settled(&stages, "alerts").await;
+    let all = "select concat_ws(' ', h.name, a.alert_type, a.severity) from alert a join host h on h.id = a.host_id order by h.name";
+    let expected =
+        ["a drift_minor medium", "b drift_minor high", "c drift_major high", "d drift_major critical"];
+    let found = stages.texts(all).await;
+    assert_eq!(found, expected);
+}
+
+fn moved(host: HostId, transition: i64) -> HostConnectivity {
+    let (prior, status) = match transition % 2 {
+        0 => (Reachability::Reachable, Reachability::Unreachable),
+        _ => (Reachability::Unreachable, Reachability::Reachable),
+    };
+    HostConnectivity { host_id: host, prior, status, transition, response_time_ms: None, error: None }
+}
+
+/// Goes down and up by turns, each a second after the other.
+async fn moves(stages: &Stages, host: HostId, transitions: std::ops::Range<i64>) {
+    let begin = Timestamp::from_unix_timestamp(1_790_000_000).unwrap();
+    for transition in transitions {
+        tell(stages, Some(host), begin + Duration::from_secs(transition as u64), moved(host, transition))
+            .await;
+        settled(stages, "alerts").await;
+    }
+}
+
+// @spec alert-router
+// @ac AC-03
+#[tokio::test(flavor = "multi_thread")]
+async fn down_up_down_within_the_window_leaves_an_open_alert() {
+    proves("AC-03");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    moves(&stages, host, 2..5).await;
+    let of = |state: &str| {
+        format!("select count(*) from alert where alert_type = 'host_unreachable' and state = '{state}'")
+    };
+    assert_eq!((stages.number(&of("active")).await, stages.number(&of("resolved")).await), (1, 1));
+    let recovered = "select state from alert where alert_type = 'host_recovered'";
+    assert_eq!(stages.texts(recovered).await, ["resolved"], "good news is over when bad news comes");
+}
+
+// @spec alert-router
+// @ac AC-04
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_neither_opens_nor_resolves() {
+    proves("AC-04");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    let now = Timestamp::from_unix_timestamp(1_790_000_000).unwrap();
+    tell(&stages, Some(host), now, moved(host, 2)).await;
+    become_alerts(&stages, &["host_unreachable active 1"]).await;
+    // A recovery of before, and an outage of before that.
+    tell(&stages, Some(host), now - Duration::from_secs(60), moved(host, 1)).await;
+    tell(&stages, Some(host), now - Duration::from_secs(120), moved(host, 0)).await;
+    settled(&stages, "alerts").await;
+    assert_eq!(alerts(&stages).await, ["host_unreachable active 1"]);
+    assert_eq!(stages.number("select occurrences::bigint from alert").await, 1);
+}
+
+// @spec alert-router
+// @ac AC-05
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_scans_are_an_alert_until_one_has_a_result() {
+    proves("AC-05");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    let failed = |failures: u32| ScanFailed {
+        scan_id: ScanId(Uuid::new_v4()),
+        host_id: host,
+        attempt: 1,
+        host_number: i64::from(failures),
+        trigger: Lane::Scheduled,
+        framework_id: "*".to_owned(),
+        full: true,
+        policy_version: "1.0.0".to_owned(),
+        reason: FailureReason::Unreachable,
+        rule_id: None,
+        consecutive_failures: failures,
+        suppress_until: None,
+        finished_at: Timestamp::now_utc(),
+    };
+    for failures in 1..=4 {
+        tell(&stages, Some(host), Timestamp::now_utc(), failed(failures)).await;
+    }
+    tell(
+        &stages,
+        Some(host),
+        Timestamp::now_utc(),
+        HostKeyChanged { host_id: host, scan_id: ScanId(Uuid::new_v4()), host_number: 5 },
+    )
+    .await;
+    settled(&stages, "alerts").await;
+    let mut opened = alerts(&stages).await;
+    opened.sort();
+    assert_eq!(opened, ["host_key_changed active 1", "scan_failing active 1"]);
+    stages.scanned(host, &[outcome("rule", openwatch_model::Status::Pass)]).await;
+    settled(&stages, "alerts").await;
+    let mut ended = alerts(&stages).await;
+    ended.sort();
+    assert_eq!(ended, ["host_key_changed resolved 2", "scan_failing resolved 2"]);
+}
+
+// @spec alert-router
+// @ac AC-06
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_flaps_is_told_as_such_and_then_only_when_it_lasts() {
+    proves("AC-06");
+    let stages = Stages::under(TOFU).await;
+    let catcher = Catcher::start().await;
+    stages.webhook("hook", catcher.url("/hook")).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    // Three outages that end, and a fourth.
+    moves(&stages, host, 2..9).await;
+    let told = || async {
+        let all: Vec<_> = catcher.all().iter().map(|it| it.json()).collect();
+        all.iter()
+            .map(|it| format!("{} {}", it["event"].as_str().unwrap(), it["tags"]["flapping"] == "true"))
+            .collect::<Vec<_>>()
+    };
+    catcher.at_least(6).await;
+    let mut first = told().await;
+    first.sort();
+    let word = |event: &str, flaps: bool| format!("{event} {flaps}");
+    assert_eq!(
+        first,
+        [
+            word("alert.opened", false),
+            word("alert.opened", false),
+            word("alert.opened", true),
+            word("alert.resolved", false),
+            word("alert.resolved", false),
+            word("alert.resolved", true),
+        ]
+    );
+    let open = "select count(*) from alert where alert_type = 'host_unreachable' and state = 'active' and withheld_until > now()";
+    assert_eq!(stages.number(open).await, 1, "it is there for whoever looks");
+    // It ends and begins again: nobody is told of either.
+    moves(&stages, host, 9..11).await;
+    assert_eq!(stages.number("select count(*) from alert_delivery").await, 6);
+    // It lasts: then it is told, once.
+    stages.meddle("update alert set withheld_until = now() where withheld_until is not null").await;
+    let seventh = catcher.at_least(7).await.pop().unwrap().json();
+    assert_eq!((&seventh["event"], &seventh["type"]), (&"alert.opened".into(), &"host_unreachable".into()));
+    settled(&stages, "alerts").await;
+    assert_eq!(stages.number("select count(*) from alert_delivery").await, 7);
+}
+
+// @spec alert-router
+// @ac AC-08
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_no_host_is_routed_as_well_and_poison_is_put_aside() {
+    proves("AC-08");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let rejected = PolicyRejected {
+        reason: "bad_signature".to_owned(),
+        attempted_version: Some("2.0.0".to_owned()),
+        active_version: Some("1.0.0".to_owned()),
+    };
+    let mut poison = tell(&stages, None, Timestamp::now_utc(), rejected).await;
+    become_alerts(&stages, &["policy_rejected active 1"]).await;
+    poison.message_id = "poison".to_owned();
+    poison.payload = "{\"reason\": 7}".into();
+    stages.world.bus(User::Admin).await.publish(&poison).await.unwrap();
+    settled(&stages, "alerts").await;
+    let letters = stages.admin.stream_info("OW_DLQ").await.unwrap().messages;
+    assert_eq!(letters, 1, "a message that cannot be read is a dead letter");
+    assert_eq!(alerts(&stages).await, ["policy_rejected active 1"]);
+}

@@ -19,6 +19,9 @@ pub struct Command {
     pub limit: Duration,
     /// Run in its own process group from the start: it may leave children, kill its shell, or write without end.
     pub isolate: bool,
+    /// Uses what only bash understands: run by the account's own shell where that is bash and sudo was not asked for, as if
+    /// somebody had typed it there.
+    pub login_shell: bool,
 }
 
 impl Command {
@@ -27,7 +30,7 @@ impl Command {
 
     /// A command with the default limit, not isolated.
     pub fn new(script: impl Into<String>) -> Self {
-        Self { script: script.into(), limit: Self::DEFAULT_LIMIT, isolate: false }
+        Self { script: script.into(), limit: Self::DEFAULT_LIMIT, isolate: false, login_shell: false }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use openwatch_model::plan::{Command, Lost, Observation, Plan};
+use openwatch_model::plan::{Lost, Observation, Plan};
 
 use crate::pairing::Committed;
 use crate::script::Remains;
@@ -15,6 +15,9 @@ const CAREFUL_AFTER: u32 = 3;
 const GIVE_UP_AFTER: u32 = 10;
 /// Smallest number of commands worth a packet of their own.
 const CHUNK: usize = 4;
+
+/// A command with a higher limit than this may take longer than all others together.
+const LONG: Duration = Duration::from_secs(30);
 
 /// One command to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +75,7 @@ impl<'a> Board<'a> {
             if command.script.contains('\0') {
                 // No shell can be told this; nothing on the host is to blame.
                 board.settle(index, Observation::Lost(Lost::Protocol));
-            } else if command.limit > Command::DEFAULT_LIMIT {
+            } else if command.limit > LONG {
                 board.long.push_back(index);
             } else {
                 board.queue.push_back(index);
@@ -223,7 +226,7 @@ impl<'a> Board<'a> {
 
 #[cfg(test)]
 mod tests {
-    use openwatch_model::plan::Done;
+    use openwatch_model::plan::{Command, Done};
 
     use super::*;
 

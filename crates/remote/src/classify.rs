@@ -30,7 +30,7 @@ pub(crate) fn classify(noise: &str, sudo: bool) -> NoHello {
         {
             return NoHello::SudoTty;
         }
-        if has("password is required") {
+        if has("password is required") || has("authentication is required") {
             return NoHello::SudoPassword;
         }
         if text

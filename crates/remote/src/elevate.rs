@@ -18,9 +18,15 @@ pub(crate) enum Elevation {
 }
 
 impl Elevation {
-    /// Where to start: root needs no sudo.
-    pub(crate) fn first(mode: SudoMode, user: &str) -> Self {
-        if mode == SudoMode::Sudo && user != "root" { Self::SudoQuiet } else { Self::None }
+    /// Where to start: root needs no sudo, and where a password for sudo was given, asking without it would leave a
+    /// complaint in the target's log.
+    pub(crate) fn first(mode: SudoMode, user: &str, given: bool) -> Self {
+        match mode {
+            SudoMode::Sudo if user == "root" => Self::None,
+            SudoMode::Sudo if given => Self::SudoPassword,
+            SudoMode::Sudo => Self::SudoQuiet,
+            SudoMode::None => Self::None,
+        }
     }
 }
 
@@ -100,9 +106,10 @@ mod tests {
 
     #[test]
     fn root_uses_no_sudo() {
-        assert_eq!(Elevation::first(SudoMode::Sudo, "root"), Elevation::None);
-        assert_eq!(Elevation::first(SudoMode::Sudo, "ow"), Elevation::SudoQuiet);
-        assert_eq!(Elevation::first(SudoMode::None, "ow"), Elevation::None);
+        assert_eq!(Elevation::first(SudoMode::Sudo, "root", true), Elevation::None);
+        assert_eq!(Elevation::first(SudoMode::Sudo, "ow", false), Elevation::SudoQuiet);
+        assert_eq!(Elevation::first(SudoMode::Sudo, "ow", true), Elevation::SudoPassword);
+        assert_eq!(Elevation::first(SudoMode::None, "ow", true), Elevation::None);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(crate) struct Pass<'a, 'p> {
     pub(crate) board: &'a Mutex<Board<'p>>,
     pub(crate) password: Option<&'a str>,
     pub(crate) elevation: Elevation,
+    /// Whether sudo was not asked for, and a command is the account's own affair.
+    pub(crate) login_shell: bool,
     pub(crate) wrapper: Wrapper,
     pub(crate) lanes: u8,
     pub(crate) round_trip: Duration,
@@ -108,6 +110,7 @@ impl Pass<'_, '_> {
                 spool: &spool,
                 bury: &bury,
                 cap: board.caps().check_bytes,
+                login_shell: self.login_shell,
                 watchdog: (!guarded).then_some(self.budget),
             });
             input.push_str(&chunk(&board, &turns));
@@ -204,6 +207,7 @@ pub(crate) fn chunk(board: &Board<'_>, turns: &[Turn]) -> String {
                 index: turn.index,
                 script: &command.script,
                 isolated: turn.isolated.then_some(command.limit),
+                login_shell: command.login_shell,
             }
         })
         .collect();

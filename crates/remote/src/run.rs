@@ -203,6 +203,7 @@ impl<'p> Runner<'_, 'p> {
             board: self.board,
             password: sudo_password(self.secret),
             elevation,
+            login_shell: self.options.sudo == SudoMode::None,
             wrapper,
             lanes: self.options.lanes.max(1),
             round_trip: self.session.connection.round_trip,
@@ -215,7 +216,8 @@ impl<'p> Runner<'_, 'p> {
 
     /// How shells are had here, or what to try first.
     fn start(&self) -> (Elevation, Wrapper) {
-        let first = Elevation::first(self.options.sudo, &self.session.connection.route.target.user);
+        let given = self.secret.sudo_password.is_some();
+        let first = Elevation::first(self.options.sudo, &self.session.connection.route.target.user, given);
         match &self.session.shells {
             Some(Shells::Batch { elevation, wrapper }) if self.options.sudo != SudoMode::None => {
                 (*elevation, *wrapper)
@@ -262,6 +264,14 @@ impl<'p> Runner<'_, 'p> {
             };
             let detail = first_words(&noise);
             match classify(&noise, elevation != Elevation::None) {
+                // There are hosts where sudo lets us run a shell and nothing else.
+                NoHello::SudoPassword | NoHello::SudoRefused
+                    if elevation == Elevation::SudoQuiet
+                        && wrapper == Wrapper::Timeout
+                        && sudo_password(self.secret).is_none() =>
+                {
+                    wrapper = Wrapper::Bare;
+                }
                 NoHello::SudoPassword if elevation == Elevation::SudoQuiet => {
                     if sudo_password(self.secret).is_none() {
                         return Err(RemoteError::SudoPasswordRequired { peer, user });

@@ -36,6 +36,8 @@ pub(crate) struct Lane<'a> {
     pub(crate) bury: &'a [Remains],
     /// Most bytes of one output stream, and of one spool file.
     pub(crate) cap: usize,
+    /// Whether the account's own shell, where it is bash, runs the commands that are for it.
+    pub(crate) login_shell: bool,
     /// Set when no `timeout` guards this shell: it then guards itself.
     pub(crate) watchdog: Option<Duration>,
 }
@@ -63,22 +65,24 @@ pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     // Where one guards this lane it takes our arguments. Elsewhere there may be one that does not, and its complaint would
     // look like an answer: it is tried before its first use.
     let timeout = if lane.watchdog.is_some() { "'?'" } else { "t" };
+    let own = if lane.login_shell { "case $SHELL in */bash) _kL=$SHELL;; esac" } else { ":" };
     let mut text = format!(
         r#"set +xv 2>/dev/null; \unalias -a 2>/dev/null; unset -f printf read [ command eval kill wait umask 2>/dev/null; unset ENV BASH_ENV CDPATH; LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin
-_kn={nonce}; _kt={timeout}; _kd=; _kg=-; _kj=
+_kn={nonce}; _kt={timeout}; _kd=; _kg=-; _kj=; _kL=/bin/sh; {own}
 _kq(){{ [ -z "$_kj" ] || kill -9 -"$_kj" 2>/dev/null; [ -z "$_kd" ] || rm -rf "$_kd"; exit 143; }}
 trap _kq TERM HUP
 _ku(){{ read -r _kU _kx 2>/dev/null </proc/uptime || _kU=-; }}
 _kb(){{ _ku; printf '\n%s B %s %s\n' "$_kn" "$1" "$_kU"; }}
 _ke(){{ _ku; if [ "$2" = - ]; then printf '\n%s E %s %s %s\n' "$_kn" "$1" "$_kR" "$_kU"; else printf '\n%s E %s %s %s\n\n%s B %s %s\n' "$_kn" "$1" "$_kR" "$_kU" "$_kn" "$2" "$_kU"; fi; printf '\n%s E %s\n' "$_kn" "$1" >&2; }}
 _kr(){{ {{ ( _kc=$3; unset _kn; set --; eval "$_kc" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null; _ke "$1" "$2"; }}
+_kl(){{ {{ ( unset _kn; exec "$_kL" -c "$3" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null; _ke "$1" "$2"; }}
 _ks(){{ [ -z "$_kd" ] || return 0; for _kx in /dev/shm "/run/user/$(id -u)" "${{TMPDIR:-/tmp}}" /tmp; do if mkdir -m 700 "$_kx/{spool}" 2>/dev/null; then if (printf x >"$_kx/{spool}/o") 2>/dev/null; then _kd=$_kx/{spool}; trap 'rm -rf "$_kd"' EXIT; return 0; fi; rm -rf "$_kx/{spool}"; fi; done; return 1; }}
 _kf(){{ {{ printf x >"$_kd/f" && : >"$_kd/f"; }} 2>/dev/null || exit 1; }}
 _kh(){{ [ -s "$1" ] || return 0; head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/dev/null || cat "$1" 2>/dev/null || exit 1; }}
 _ki(){{ if [ "$_kt" = '?' ]; then if timeout -k 1 9 true; then _kt=t; else _kt=; fi </dev/null >/dev/null 2>&1; fi
-if [ -z "$_kt" ]; then {{ ( unset _kn; exec /bin/sh -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
-elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
-else ( unset _kn; exec timeout -k 1 "$3" /bin/sh -c "$4" ) </dev/null & _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; fi; _ke "$1" "$2"; }}
+if [ -z "$_kt" ]; then {{ ( unset _kn; exec "${{5:-/bin/sh}}" -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
+elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
+else ( unset _kn; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null & _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; fi; _ke "$1" "$2"; }}
 _kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
 "#
     );
@@ -124,6 +128,8 @@ pub(crate) struct Item<'a> {
     pub(crate) script: &'a str,
     /// Its own time limit, when it is to run in a process group of its own.
     pub(crate) isolated: Option<Duration>,
+    /// For the account's own shell.
+    pub(crate) login_shell: bool,
 }
 
 /// Several commands. The end of one and the start of the next travel in one frame; the first start has its own.
@@ -135,9 +141,12 @@ pub(crate) fn chunk(items: &[Item<'_>]) -> String {
         }
         let next = items.get(at + 1).map_or("-".to_owned(), |next| next.index.to_string());
         let body = quote(item.script);
-        let _ = match item.isolated {
-            None => writeln!(text, "_kr {} {next} {body}", item.index),
-            Some(limit) => writeln!(text, "_ki {} {next} {} {body}", item.index, whole_seconds(limit)),
+        let index = item.index;
+        let _ = match (item.isolated.map(whole_seconds), item.login_shell) {
+            (None, false) => writeln!(text, "_kr {index} {next} {body}"),
+            (None, true) => writeln!(text, "_kl {index} {next} {body}"),
+            (Some(limit), false) => writeln!(text, "_ki {index} {next} {limit} {body}"),
+            (Some(limit), true) => writeln!(text, "_ki {index} {next} {limit} {body} \"$_kL\""),
         };
     }
     text
@@ -177,8 +186,8 @@ mod tests {
 
     #[test]
     fn a_chunk_names_the_next_of_each() {
-        let item = |index, isolated| Item { index, script: "true", isolated };
+        let item = |index, isolated| Item { index, script: "true", isolated, login_shell: index == 7 };
         let text = chunk(&[item(3, None), item(7, Some(Duration::from_secs(10)))]);
-        assert_eq!(text, "_kb 3\n_kr 3 7 'true'\n_ki 7 - 10 'true'\n");
+        assert_eq!(text, "_kb 3\n_kr 3 7 'true'\n_ki 7 - 10 'true' \"$_kL\"\n");
     }
 }

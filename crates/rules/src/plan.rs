@@ -299,10 +299,10 @@ impl Commands {
         let mut commands: Vec<_> = self.scripts.iter().map(|script| shell::command(script)).collect();
         if let Some((index, names)) = &self.packages {
             let script = method::package_query(names.iter().map(String::as_str));
-            commands[*index] = shell::long_command(script);
+            commands[*index] = shell::long_command(script, 1);
         }
         for (index, walks) in self.walks.values().filter(|(_, walks)| walks.len() > 1) {
-            commands[*index] = shell::long_command(method::shared_walk(walks.values()));
+            commands[*index] = shell::long_command(method::shared_walk(walks.values()), walks.len());
         }
         Plan { commands }
     }

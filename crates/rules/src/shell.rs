@@ -6,6 +6,10 @@ use openwatch_model::plan::Command;
 
 /// Time for a command that walks a file system or asks a package manager.
 const LONG: Duration = Duration::from_secs(120);
+/// Time for a command that walks a part of it.
+const WALK: Duration = Duration::from_secs(30);
+/// Most times [`LONG`] for one command of several.
+const MOST: u32 = 5;
 
 /// A value as one shell word.
 pub(crate) fn quote(value: &str) -> String {
@@ -15,24 +19,95 @@ pub(crate) fn quote(value: &str) -> String {
 /// A script as a command, with the limit and the isolation that its text asks for.
 pub(crate) fn command(script: &str) -> Command {
     let scan = scan(script);
-    let limit = if is_long(&scan.words) { LONG } else { Command::DEFAULT_LIMIT };
+    let limit = match () {
+        () if is_long(&scan.words) => LONG,
+        () if walks(&scan.words) => WALK,
+        () => Command::DEFAULT_LIMIT,
+    };
     Command {
         script: script.to_owned(),
         limit,
         isolate: scan.background || needs_isolation(&scan.words, script),
+        login_shell: is_bash(script),
     }
 }
 
-/// A script of ours that many rules wait for: it gets the time that all of their own commands would have had.
-pub(crate) fn long_command(script: String) -> Command {
-    Command { script, limit: LONG, isolate: false }
+/// A script of ours that many rules wait for, with the time that so many of their own commands would have had.
+pub(crate) fn long_command(script: String, commands: usize) -> Command {
+    let times = u32::try_from(commands).unwrap_or(u32::MAX).clamp(1, MOST);
+    Command { script, limit: LONG * times, isolate: false, login_shell: false }
+}
+
+/// Whether a script uses what bash adds to a POSIX shell. Saying so too often costs the start of a shell.
+fn is_bash(script: &str) -> bool {
+    const ANYWHERE: [&str; 27] = [
+        "[[ ",
+        "<(",
+        ">(",
+        "<<<",
+        "$'",
+        "&>",
+        "|&",
+        "=~",
+        "=(",
+        "${!",
+        "^^}",
+        ",,}",
+        "..}",
+        "$(<",
+        "pipefail",
+        "shopt ",
+        "source ",
+        "declare ",
+        "typeset ",
+        "mapfile",
+        "readarray",
+        "PIPESTATUS",
+        "BASH",
+        "RANDOM",
+        "read -a",
+        "read -d",
+        "printf -v",
+    ];
+    let bases = script.match_indices("$((").any(|(at, _)| {
+        let inner = &script[at..];
+        inner[..inner.find("))").unwrap_or(inner.len())].contains('#')
+    });
+    let expansions = script.match_indices("${").any(|(at, _)| {
+        let inner = &script[at + 2..];
+        let inner = &inner[..inner.find('}').unwrap_or(inner.len())];
+        let name = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
+        let after = inner[name..].as_bytes();
+        matches!(after, [b'/' | b'[', ..]) || matches!(after, [b':', next, ..] if !b"-+=?".contains(next))
+    });
+    let lines = script.lines().any(|line| {
+        let test = line.find("[ ").is_some_and(|at| {
+            let inner = &line[at..];
+            inner[..inner.find(" ]").unwrap_or(0)].contains(" == ")
+        });
+        // dash's echo reads backslashes.
+        let echo = line
+            .find("echo ")
+            .is_some_and(|at| line[at..].contains('\\') || line[at..].starts_with("echo -e"));
+        let word = |word: &str| line.split_ascii_whitespace().next() == Some(word);
+        test || echo || ["function", "let"].into_iter().any(word) || line.trim_start().starts_with("((")
+    });
+    bases || expansions || lines || ANYWHERE.iter().any(|sign| script.contains(sign))
 }
 
 /// May leave children behind, end its own shell, or never end.
 fn needs_isolation(words: &[String], script: &str) -> bool {
     const WORDS: [&str; 8] = ["nohup", "setsid", "mkfifo", "disown", "coproc", "kill", "pkill", "killall"];
     let follows = |pair: &[String]| pair[0] == "tail" && (pair[1] == "-f" || pair[1] == "-F");
-    script.contains("$$") || words.iter().any(|w| WORDS.contains(&base(w))) || words.windows(2).any(follows)
+    // What a shell is told to run may start something as well.
+    let told = |words: &[String]| {
+        let shell = matches!(base(&words[0]), "sh" | "bash" | "dash" | "ksh") && words[1].starts_with('-');
+        (shell && scan(&words[2]).background) || (words[0] == "eval" && scan(&words[1]).background)
+    };
+    script.contains("$$")
+        || words.iter().any(|w| WORDS.contains(&base(w)))
+        || words.windows(2).any(follows)
+        || words.windows(3).any(told)
 }
 
 fn is_long(words: &[String]) -> bool {
@@ -59,6 +134,10 @@ fn is_long(words: &[String]) -> bool {
         _ => false,
     };
     words.iter().any(|w| WORDS.contains(&base(w))) || words.windows(2).any(walks)
+}
+
+fn walks(words: &[String]) -> bool {
+    words.windows(2).any(|pair| base(&pair[0]) == "find" && pair[1].starts_with('/'))
 }
 
 /// The last part of a path.
@@ -191,6 +270,8 @@ mod tests {
             "tail -f /var/log/messages",
             "x=$(sleep 1 & wait)",
             "echo \"$(sleep 1 &)\"",
+            "sh -c '(sleep 1; echo late) &'",
+            "/bin/bash -lc 'sleep 1 & true'",
             "kill -9 1",
         ] {
             assert!(command(script).isolate, "{script}");
@@ -215,6 +296,34 @@ mod tests {
     }
 
     #[test]
+    fn only_bash_understands_some_scripts() {
+        for script in [
+            "[[ -f /x ]]",
+            "m=$((8#$mode & 8#022))",
+            "[ \"$a\" == b ] || exit 1",
+            "echo \"a\\tb\"",
+            "x=(1 2)",
+            "echo ${a[0]}",
+            "echo ${a//x/y}",
+            "echo ${a:0:1}",
+            "diff <(a) <(b)",
+            "set -o pipefail; a | b",
+        ] {
+            assert!(command(script).login_shell, "{script}");
+        }
+        for script in [
+            "[ \"$a\" = b ] && echo ok",
+            "awk -F: '$3 == 0 {print}' /etc/passwd",
+            "grep -E '^a\\.b' /x",
+            "echo ${a:-b} ${a##*/} ${#a} ${a%x}",
+            "x=$(( 0$mode & 022 ))",
+            "a >/dev/null 2>&1",
+        ] {
+            assert!(!command(script).login_shell, "{script}");
+        }
+    }
+
+    #[test]
     fn long_commands_get_more_time() {
         for script in [
             "find / -xdev -type f",
@@ -226,9 +335,7 @@ mod tests {
         ] {
             assert_eq!(command(script).limit, LONG, "{script}");
         }
-        for script in
-            ["find /etc -name x", "rpm -q dnf-automatic", "df -P /tmp", "# dnf\nls", "grep -q apt.conf x"]
-        {
+        for script in ["rpm -q dnf-automatic", "df -P /tmp", "# dnf\nls", "grep -q apt.conf x"] {
             assert_eq!(command(script).limit, Command::DEFAULT_LIMIT, "{script}");
         }
     }

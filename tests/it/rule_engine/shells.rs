@@ -56,3 +56,29 @@ async fn the_account_makes_no_difference() {
     }
     assert!(tried > 0, "at least the shell that every system has");
 }
+
+/// A script that only bash understands is run by the account's own bash, as if somebody had typed it there.
+// @spec rule-engine
+// @ac AC-11
+#[tokio::test]
+async fn what_only_bash_understands_runs_in_the_accounts_bash() {
+    println!("@spec rule-engine");
+    println!("@ac AC-11");
+    let sh = std::process::Command::new("/bin/sh").args(["-c", "echo $((8#22))"]).output().unwrap();
+    for (shell, understood) in [("/bin/bash", true), ("/bin/sh", sh.status.success())] {
+        if !std::path::Path::new(shell).exists() {
+            continue;
+        }
+        let host = Host::through(&format!("SHELL={shell} exec {shell} -c \"$SSH_ORIGINAL_COMMAND\""));
+        host.rule("octal", "", "method: command, cmd: 'echo $((8#22))', expected_output: '18'");
+        host.rule(
+            "alone",
+            "",
+            "method: command, cmd: 'true & wait; echo $((8#22)) $#', expected_output: '18 0'",
+        );
+        host.rule("plain", "", "method: command, cmd: 'echo $((022))', expected_output: '18'");
+        let report = host.check(&["--lanes", "1"]).await;
+        let is = |holds: bool| if holds { "pass" } else { "fail" };
+        report.says(&[("octal", is(understood)), ("alone", is(understood)), ("plain", "pass")]);
+    }
+}

@@ -159,6 +159,7 @@ async fn perform(
     let login = async { connection.login(&secret).await.map_err(|error| ended(failure(&error))) };
     let mut session = until(deadline, job, login).await?;
     let options = MeasureOptions {
+        whole: true,
         lanes: worker.lanes,
         sudo: job.sudo,
         deadline,

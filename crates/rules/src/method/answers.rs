@@ -64,12 +64,12 @@ impl<'a> Answers<'a> {
                     None => Answer::Lost(Lost::Protocol),
                 },
                 View::Walk(walk) => match walk.answer(&done.stdout) {
-                    Some((exit, stdout)) => Answer::Said {
+                    Ok((exit, stdout)) => Answer::Said {
                         exit,
                         stdout: Cow::Borrowed(stdout),
                         stderr: Cow::Borrowed(&done.stderr),
                     },
-                    None => Answer::Lost(Lost::Protocol),
+                    Err(lost) => Answer::Lost(lost),
                 },
             },
         };

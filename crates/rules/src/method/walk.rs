@@ -2,18 +2,21 @@
 //!
 //! Walking a host's whole file system takes longer than everything else a scan asks, and several rules do it only to look
 //! at other properties of the same files. Where a script's walk is nothing but tests, it is made once for all of them and
-//! each script reads its own findings where its `find` stood. The walk needs GNU find; elsewhere, and where it finds too
-//! much to be kept, every script walks for itself.
+//! each script reads its own findings where its `find` stood. The walk needs GNU find; elsewhere, where it does not like one
+//! of the tests, where it finds too much to be kept, or names with line breaks in them, every script walks for itself.
 
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use openwatch_model::plan::Lost;
 use sha2::{Digest as _, Sha256};
 
 use crate::shell::{self, quote};
 
 /// Most that one walk keeps for all its rules. More is not read again: each rule then walks for itself.
 const KEPT: usize = 4 << 20;
+/// Most that the scripts of one walk may say together; what comes after it is left out, and lost.
+const SAID: usize = 8 << 20;
 
 /// How a walk is told to complain to nobody.
 const QUIET: &str = "2>/dev/null";
@@ -39,10 +42,21 @@ impl Walk {
         if odd.iter().any(|odd| script.contains(odd)) || shell::command(script).isolate {
             return None;
         }
-        let start = script.find("find /")?;
-        let before = script[..start].trim_end();
+        script.match_indices("find /").find_map(|(start, _)| Self::at(script, start))
+    }
+
+    fn at(script: &str, start: usize) -> Option<Self> {
+        let code = |line: &&str| !line.trim_start().starts_with('#');
+        let before = script[..start].split_inclusive('\n').filter(code).collect::<String>();
+        let before = before.trim_end();
         let inside = before.strip_suffix("$(").is_some_and(|rest| !rest.ends_with('\\'));
-        if !(before.is_empty() || inside) || before.contains(['\'', '#', '`']) || before.contains("<<") {
+        let line = script[..start].rsplit('\n').next().unwrap_or_default();
+        let comment = line.trim_start().starts_with('#');
+        if comment
+            || !(before.is_empty() || inside)
+            || before.contains(['\'', '#', '`'])
+            || before.contains("<<")
+        {
             return None;
         }
         let (tree, tests, length) = words(&script[start + "find".len()..])?;
@@ -51,13 +65,21 @@ impl Walk {
         Some(Self { script: script.to_owned(), id, find, tree, tests })
     }
 
-    /// What this script said when it ran with the others; `None` when the answer is not whole.
-    pub(super) fn answer<'a>(&self, mut said: &'a [u8]) -> Option<(i32, &'a [u8])> {
+    /// What this script said when it ran with the others.
+    ///
+    /// # Errors
+    /// `Protocol` when the answer is not whole, `TooMuchOutput` when there was no room for it.
+    pub(super) fn answer<'a>(&self, said: &'a [u8]) -> Result<(i32, &'a [u8]), Lost> {
+        let (exit, stdout) = self.find_answer(said).ok_or(Lost::Protocol)?;
+        Ok((exit.parse().map_err(|_| Lost::TooMuchOutput)?, stdout))
+    }
+
+    fn find_answer<'a>(&self, mut said: &'a [u8]) -> Option<(&'a str, &'a [u8])> {
         let mut found = None;
         while !matches!(said, b"." | b".\n") {
             let end = said.iter().position(|b| *b == b'\n')?;
             let mut head = std::str::from_utf8(&said[..end]).ok()?.split_ascii_whitespace();
-            let (id, exit, length) = (head.next()?, head.next()?.parse().ok()?, head.next()?.parse().ok()?);
+            let (id, exit, length) = (head.next()?, head.next()?, head.next()?.parse().ok()?);
             let (stdout, rest) = said[end + 1..].split_at_checked(length)?;
             if id == self.id {
                 found = Some((exit, stdout));
@@ -78,7 +100,7 @@ pub(crate) fn shared_walk<'w>(walks: impl Iterator<Item = &'w Walk> + Clone) -> 
     for (number, walk) in walks.enumerate() {
         let Walk { tests, id, find, script: own, .. } = walk;
         let _ = writeln!(script, "{number}) find {tree} {tests};;");
-        union.push(format!(r"\( \( {tests} \) -printf '{number}:%p\0' \)"));
+        union.push(format!(r"\( \( {tests} \) -printf '{number}:%p\n' \)"));
         let own = format!("{}_ow_walk {number} {}", &own[..find.start], &own[find.end..]);
         let _ = writeln!(runs, "_ow_rule {id} {}", quote(&own));
     }
@@ -86,16 +108,22 @@ pub(crate) fn shared_walk<'w>(walks: impl Iterator<Item = &'w Walk> + Clone) -> 
     let _ = write!(
         script,
         r#"esac; }}
-if find {tree} -prune -printf '' , -prune >/dev/null 2>&1; then
-_ow_found=$({{ find {tree} {union} 2>/dev/null; printf 'walked:%s\0' "$?"; }} | LC_ALL=C tr '\n\0' '\001\n' | head -c {KEPT})
+_ow_n='
+'
+if find {tree} -maxdepth 0 {union} >/dev/null 2>&1; then
+_ow_found=$({{ find {tree} -path "*$_ow_n*" -printf 'odd:\n' -quit , {union} 2>/dev/null; printf 'walked:%s\n' "$?"; }} | head -c {KEPT})
 case $_ow_found in
+odd:*|*"$_ow_n"odd:*) ;;
 *walked:[0-9]|*walked:[0-9][0-9]|*walked:[0-9][0-9][0-9])
 _ow_exit=${{_ow_found##*walked:}}
-_ow_walk() {{ printf '%s\n' "$_ow_found" | LC_ALL=C sed -n "s/^$1://p" | LC_ALL=C tr '\001' '\n'; return "$_ow_exit"; }};;
+_ow_walk() {{ printf '%s\n' "$_ow_found" | LC_ALL=C sed -n "s/^$1://p"; return "$_ow_exit"; }};;
 esac
 fi
+_ow_room={SAID}
 _ow_rule() {{ _ow_said=$( ( _ow_own=$2; set --; eval "$_ow_own" ); printf ':%s' "$?" )
-printf '%s %s %s\n' "$1" "${{_ow_said##*:}}" "$(printf %s "${{_ow_said%:*}}" | wc -c)"; printf %s "${{_ow_said%:*}}"; }}
+_ow_size=$(printf %s "${{_ow_said%:*}}" | wc -c); _ow_room=$((_ow_room - _ow_size))
+if [ "$_ow_room" -lt 0 ]; then printf '%s - 0\n' "$1"; _ow_room=0
+else printf '%s %s %s\n' "$1" "${{_ow_said##*:}}" "$_ow_size"; printf %s "${{_ow_said%:*}}"; fi; }}
 {runs}echo ."#
     );
     script
@@ -222,6 +250,7 @@ mod tests {
             "r=\"$(find /usr/bin /usr/sbin ! -user root -type f 2>/dev/null)\"; [ -z \"$r\" ]",
             "find / -name '*.rhosts' \\\n  -nouser 2>/dev/null; true",
             "find / -type f -o -type d 2>/dev/null",
+            "# Don't say what find / -type d says\nx=$(find / -xdev -type d 2>/dev/null)",
         ] {
             assert!(Walk::of(script).is_some(), "{script}");
         }
@@ -242,6 +271,7 @@ mod tests {
             "find / -type d 2>/dev/null &",
             "echo '$(find / -type d 2>/dev/null)'",
             "# find / -type d 2>/dev/null",
+            "#$(find / -type d 2>/dev/null)\ntrue",
             "set -o pipefail; x=$(find / -type d 2>/dev/null)",
             "echo 'find / -type d 2>/dev/null'",
             r"find / \( -type d 2>/dev/null",
@@ -250,39 +280,70 @@ mod tests {
         }
     }
 
-    /// Scripts over a tree with names that are hard to carry, one of which is another's record.
-    #[test]
-    fn together_they_say_what_each_says_alone() {
+    const SCRIPTS: [&str; 7] = [
+        "find ROOT -xdev -type d 2>/dev/null",
+        "find ROOT -xdev -type f -print 2>/dev/null | sort | head -1 | grep -q . && exit 1 || exit 0",
+        "x=$(find ROOT -xdev -type d \\( -name 'b*' -o -name '-n' \\) 2>/dev/null || true)\necho \"[$x]\"",
+        "x=\"$(find ROOT -xdev ! -user root 2>/dev/null)\"; [ -z \"$x\" ] && printf 'no line end'",
+        "find ROOT -xdev -name 'nothing' 2>/dev/null; exit 9",
+        "x=$(find ROOT -xdev -type f -o -type d 2>/dev/null | wc -l); echo $# $x; if",
+        "find ROOT -xdev -type l 2>/dev/null || echo failed",
+    ];
+
+    /// Runs scripts together and alone, over a tree with files of these names.
+    fn together_and_alone(names: &[&str], scripts: &[&str], walks_once: bool) {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_str().unwrap();
-        for name in ["a", "b c", "new\nline", "it's", "x\n1:/fake", "-n", "é", "walked:7"] {
+        for name in names {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();
             std::fs::write(dir.path().join(name).join("file"), "").unwrap();
         }
-        let scripts: Vec<String> = [
-            "find ROOT -xdev -type d 2>/dev/null",
-            "find ROOT -xdev -type f -print 2>/dev/null | sort | head -1 | grep -q . && exit 1 || exit 0",
-            "x=$(find ROOT -xdev -type d \\( -name 'b*' -o -name '-n' \\) 2>/dev/null || true)\necho \"[$x]\"",
-            "x=\"$(find ROOT -xdev ! -user root 2>/dev/null)\"; [ -z \"$x\" ] && printf 'no line end'",
-            "find ROOT -xdev -name 'nothing' 2>/dev/null; exit 9",
-            "x=$(find ROOT -xdev -type f -o -type d 2>/dev/null | wc -l); echo $# $x; if",
-            "find ROOT -xdev -type l 2>/dev/null || echo failed",
-        ]
-        .iter()
-        .map(|script| script.replace("ROOT", root))
-        .collect();
+        let scripts: Vec<String> = scripts.iter().map(|script| script.replace("ROOT", root)).collect();
         let walks: Vec<Walk> = scripts.iter().map(|script| Walk::of(script).unwrap()).collect();
+        let count = format!("find() {{ echo walk >>'{root}.calls'; command find \"$@\"; }}\n");
         for shell in ["sh", "bash"] {
-            let (exit, said) = run(shell, &shared_walk(walks.iter()));
+            let (exit, said) = run(shell, &format!("{count}{}", shared_walk(walks.iter())));
             assert_eq!(exit, 0);
+            let calls = std::fs::read_to_string(format!("{root}.calls")).unwrap().lines().count();
+            std::fs::remove_file(format!("{root}.calls")).unwrap();
+            assert_eq!(calls <= 2, walks_once, "{calls} walks of {names:?}");
             for walk in &walks {
                 let (exit, stdout) = run(shell, &walk.script);
                 let (found, said) = walk.answer(&said).unwrap();
                 let texts = (String::from_utf8_lossy(said), String::from_utf8_lossy(&stdout));
                 assert_eq!((found, &texts.0), (exit, &texts.1), "{shell}: {}", walk.script);
             }
-            assert_eq!(walks[0].answer(&said[..said.len() - 3]), None, "cut off");
+            assert_eq!(walks[0].answer(&said[..said.len() - 3]), Err(Lost::Protocol), "cut off");
         }
+    }
+
+    #[test]
+    fn together_they_say_what_each_says_alone() {
+        let plain = ["a", "b c", "it's", "1:", "-n", "é", "walked:7", "x\u{1}y", "odd:"];
+        together_and_alone(&plain, &SCRIPTS, true);
+        // Of which one is another's record.
+        together_and_alone(&["a", "new\nline"], &SCRIPTS, false);
+        together_and_alone(&["x\n1:/fake"], &SCRIPTS, false);
+    }
+
+    /// A find that one of them gets wrong says nothing to that one only.
+    #[test]
+    fn a_test_that_find_refuses_costs_the_others_nothing() {
+        for broken in ["\\( -type f -o \\)", "\\( \\)", "-type f !", "-a -type f", "-perm 77777"] {
+            let broken = format!("find ROOT -xdev {broken} 2>/dev/null");
+            together_and_alone(&["a"], &[SCRIPTS[0], SCRIPTS[2], &broken], false);
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_lost_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        let walks = ["echo small", "head -c 9000000 /dev/zero | tr '\\0' x", "echo small too"]
+            .map(|then| Walk::of(&format!("find {root} -xdev -type d 2>/dev/null; {then}")).unwrap());
+        let (_, said) = run("sh", &shared_walk(walks.iter()));
+        assert_eq!(walks[1].answer(&said), Err(Lost::TooMuchOutput));
+        assert_eq!(walks[0].answer(&said), Ok((0, format!("{root}\nsmall\n").as_bytes())));
     }
 
     #[test]
@@ -295,6 +356,6 @@ mod tests {
         let plain = "find() { case $* in *printf*) return 1;; esac; command find \"$@\"; }\n";
         let (_, said) = run("sh", &format!("{plain}{}", shared_walk(walks.iter())));
         assert_eq!(walks[0].answer(&said).unwrap().1, format!("{root}\n{root}/d\n").as_bytes());
-        assert_eq!(walks[1].answer(&said).unwrap(), (0, &b""[..]));
+        assert_eq!(walks[1].answer(&said), Ok((0, &b""[..])));
     }
 }

@@ -80,6 +80,7 @@ pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
             deadline: begun + Duration::from_secs(args.timeout),
             selection,
             capabilities,
+            whole: false,
         };
         bar.set_message("looking at the system");
         let tell = |done: usize, total: usize| {

@@ -268,8 +268,8 @@ pub struct RulesPlanArgs {
     /// Platform, such as `debian 12` or `rhel 9.4`
     #[arg(long)]
     pub platform: String,
-    /// Capability taken as present; repeatable
-    #[arg(long = "capability")]
+    /// Capabilities taken as present; repeatable
+    #[arg(long = "capability", num_args = 1..)]
     pub capabilities: Vec<String>,
     /// Only rules of this framework
     #[arg(long)]

@@ -142,7 +142,7 @@ impl AlertType {
 
     /// Something got better: worth a line, never an incident of its own.
     pub fn is_good_news(self) -> bool {
-        matches!(self, Self::HostRecovered | Self::DriftImprovement)
+        matches!(self, Self::HostRecovered | Self::DriftImprovement | Self::ProberConnected)
     }
 
     /// Open alerts of these types are over once a scan of their host has a result: somebody logged in, to a host that

@@ -103,7 +103,9 @@ async fn breaks_without_end_are_given_up_without_inventing_answers() {
     let mut session = connection.expect("connects").login(&sshd.secret()).await.expect("logs in");
     let options = RunOptions::within(Duration::from_secs(30));
     let (observations, report) = session.run(&numbered(500), &options, &sshd.secret()).await.expect("runs");
-    assert_eq!((report.reconnects, count.load(Ordering::SeqCst)), (5, 6), "{report:?}");
+    // Five to go on, and one to clear away where a spool may be left.
+    let connections = (report.reconnects, count.load(Ordering::SeqCst));
+    assert!(matches!(connections, (5, 6) | (6, 7)), "{report:?}");
     let lost = observations.iter().filter(|o| **o == Observation::Lost(Lost::Connection)).count();
     assert!(lost > 100 && lost < 500, "{lost}");
     for (i, observation) in observations.iter().enumerate() {

@@ -77,7 +77,7 @@ fn is_bash(script: &str) -> bool {
         let inner = &script[at + 2..];
         let inner = &inner[..inner.find('}').unwrap_or(inner.len())];
         let name = inner.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(inner.len());
-        let after = inner[name..].as_bytes();
+        let after = &inner.as_bytes()[name..];
         matches!(after, [b'/' | b'[', ..]) || matches!(after, [b':', next, ..] if !b"-+=?".contains(next))
     });
     let lines = script.lines().any(|line| {

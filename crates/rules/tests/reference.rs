@@ -16,7 +16,7 @@ use openwatch_model::host::Platform;
 use openwatch_model::outcome::{Outcome, Status};
 use openwatch_model::plan::{Command, Done, Lost, Observation};
 use openwatch_model::scan::Selection;
-use openwatch_rules::{CheckPlan, Corpus, Facts, Variables, lint, read_dir};
+use openwatch_rules::{CheckPlan, Corpus, Facts, PlannedRule, Variables, lint, read_dir};
 use serde_json::Value as Json;
 
 /// Rules whose verdict differs on purpose; see `docs/deviations.md`. None on these observations.
@@ -230,6 +230,7 @@ fn compare(name: &str, expected: usize) {
         None if command.script.starts_with("# one question for every package") => {
             packages(&plan, index, &record)
         }
+        None if command.script.starts_with("# one walk of") => walks(&plan, index, &record),
         None => Observation::Lost(Lost::Connection),
     };
     let observations: Vec<_> = plan.plan.commands.iter().enumerate().map(answer).collect();
@@ -253,6 +254,21 @@ fn compare(name: &str, expected: usize) {
     );
     assert!(differences.is_empty(), "{} differ:\n{}", differences.len(), differences.join("\n"));
     assert_eq!((agreed, record.outcomes.len()), (expected, expected));
+}
+
+/// The shared walk of a file tree, out of what each rule's own script said.
+fn walks(plan: &CheckPlan, index: usize, record: &Record) -> Observation {
+    use sha2::{Digest as _, Sha256};
+    let mut stdout = Vec::new();
+    let commands = plan.rules().iter().flat_map(PlannedRule::commands).filter(|(_, at)| *at == index);
+    for (command, _) in commands {
+        let Some(done) = record.answers.get(command) else { return Observation::Lost(Lost::Connection) };
+        let id = hex::encode(&Sha256::digest(command)[..8]);
+        stdout.extend_from_slice(format!("{id} {} {}\n", done.exit, done.stdout.len()).as_bytes());
+        stdout.extend_from_slice(&done.stdout);
+    }
+    stdout.push(b'.');
+    Observation::Done(Done { stdout, ..Done::default() })
 }
 
 /// The shared query for packages, out of what each rule's own command said.

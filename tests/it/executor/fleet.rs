@@ -52,7 +52,8 @@ pub(crate) async fn side_by_side(hosts: usize, rules: usize, patience: Duration)
     assert_eq!(value(&text, "openwatch_in_hand{stage=\"executor\"}"), Some(hosts as f64), "{text}");
     let (waiting, _) = resident(&worker);
     let mut open = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-    open.write_all(&vec![b'x'; hosts]).unwrap();
+    // More than one for each: a gate that has to be asked again takes another.
+    open.write_all(&vec![b'x'; hosts * 10]).unwrap();
     let done = || async {
         let done = stages.number("select count(*) from scan_ledger where outcome = 'completed'").await;
         (done == hosts as i64).then_some(())
@@ -73,7 +74,7 @@ pub(crate) async fn side_by_side(hosts: usize, rules: usize, patience: Duration)
 async fn many_hosts_side_by_side() {
     proves("AC-08");
     // All targets are this machine: a hundred logins and shells at once are more work for it than for the worker.
-    let hosts = if std::env::var_os("OPENWATCH_LONG").is_some() { 100 } else { 25 };
+    let hosts = if std::env::var_os("OPENWATCH_LONG").is_some() { 100 } else { 10 };
     let most = side_by_side(hosts, 20, Duration::from_secs(240)).await;
     assert!(most < 200, "{most} MiB");
 }

@@ -19,7 +19,11 @@ async fn a_change_on_the_target_is_told_once_by_everybody() {
     let (ground, sshd, catcher) = (Ground::new(10), sshd::Options::new().start(), Catcher::start().await);
     let stack = Stack::with(&["--rules", &ground.rules_arg()]).await;
     let rest = Rest::of(&stack.client());
-    rest.post("/channels", json!({ "name": "hook", "kind": "webhook", "url": catcher.url("hook") })).await;
+    rest.post(
+        "/channels",
+        json!({ "name": "hook", "kind": "webhook", "url": catcher.url("hook"), "allow_private": true }),
+    )
+    .await;
     let mut tail = follow(&stack);
     stack.add_host("web-1", &sshd).await;
     let first = stack.ended_scans("web-1", 1).await;

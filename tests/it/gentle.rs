@@ -38,14 +38,38 @@ async fn check(sshd: &Sshd, rules: &Path, more: &[&str]) -> String {
     stdout
 }
 
+/// The words before the accounts' rights: every command that sudo was asked for, a line each.
+fn logging(log: &Path, rights: &str) -> String {
+    format!("Defaults:{{}} logfile={}, !syslog, loglinelen=0\n{{}} ALL=(ALL) {rights}", log.display())
+}
+
+#[tokio::test]
+async fn a_password_for_sudo_costs_no_complaint_and_no_line_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let log = dir.path().join("sudo.log");
+    let Some(user) = TempUser::create().and_then(|user| user.sudoers(&logging(&log, "ALL"))) else { return };
+    let rules = tempfile::tempdir().expect("a directory");
+    write_rules(rules.path());
+    let sshd = Options::new().user(&user).start();
+    let password = sshd.dir().join("sudo-password");
+    std::fs::write(&password, &user.password).expect("a password");
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).expect("permissions");
+    let json =
+        check(&sshd, rules.path(), &["--json", "--sudo-password-file", &password.display().to_string()])
+            .await;
+    let said: serde_json::Value = serde_json::from_str(&json).expect("one object");
+    assert_eq!(said["counts"]["pass"], RULES, "{json}");
+    let sudo = std::fs::read_to_string(&log).expect("what sudo logged");
+    assert!((2..=3).contains(&sudo.matches("COMMAND=").count()), "{sudo}");
+    assert!(!sudo.contains("password"), "{sudo}");
+}
+
 #[tokio::test]
 async fn a_scan_is_one_login_and_a_line_per_lane_whatever_the_rules() {
     let logs = tempfile::tempdir().expect("a directory");
     let log = logs.path().join("sudo.log");
-    let words = format!(
-        "Defaults:{{}} logfile={}, !syslog, loglinelen=0\n{{}} ALL=(ALL) NOPASSWD: ALL",
-        log.display()
-    );
+    let words = logging(&log, "NOPASSWD: ALL");
     let Some(user) = TempUser::create().and_then(|user| user.sudoers(&words)) else { return };
     let rules = tempfile::tempdir().expect("a directory");
     write_rules(rules.path());

@@ -281,6 +281,21 @@ async fn sudo_that_says_no() {
     assert!(error.to_string().contains("!requiretty"), "{error}");
 }
 
+// @spec remote-session
+// @ac AC-07
+#[tokio::test]
+async fn sudo_that_allows_a_shell_and_nothing_else() {
+    proves("AC-07");
+    let Some(user) =
+        TempUser::create().and_then(|u| u.sudoers("{} ALL=(ALL) NOPASSWD: /bin/sh, /usr/bin/sh"))
+    else {
+        return;
+    };
+    let sshd = Options::new().user(&user).start();
+    let answer = whoami(&user, &sshd, &sshd.secret()).await.expect("becomes root");
+    assert_eq!(answer.trim(), "root");
+}
+
 /// What sudo itself has noted, by the number of wrong passwords in each line.
 fn incorrect(log: &std::path::Path) -> Vec<String> {
     let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -73,6 +73,8 @@ mod tests {
     fn the_table() {
         for (noise, sudo, want) in [
             ("sudo: a password is required\n", true, NoHello::SudoPassword),
+            // sudo-rs
+            ("sudo: interactive authentication is required\n", true, NoHello::SudoPassword),
             ("sudo: sorry, you must have a tty to run sudo\n", true, NoHello::SudoTty),
             ("ow is not in the sudoers file.\n", true, NoHello::SudoRefused),
             (

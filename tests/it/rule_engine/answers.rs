@@ -209,3 +209,26 @@ async fn a_verdict_is_made_from_all_of_a_long_answer() {
     assert_eq!(exact["stdout"].as_str().unwrap().len(), 65_536);
     assert!(exact["truncated"].is_null(), "exactly enough is not too much");
 }
+
+/// Time that runs out, and a rule that floods, cost nobody else the answer that is here.
+// @spec rule-engine
+// @ac AC-07
+#[tokio::test]
+async fn what_was_answered_is_told_when_time_or_room_runs_out() {
+    println!("@spec rule-engine");
+    println!("@ac AC-07");
+    let host = Host::new();
+    for n in 0..12 {
+        host.rule(&format!("quick-{n}"), "", &format!("method: command, cmd: 'echo {n}'"));
+    }
+    host.rule("flood", "", "method: command, cmd: 'yes | head -c 11000000'");
+    let report = host.check(&["--lanes", "1"]).await;
+    assert_eq!((report.code, report.status("flood"), report.status("quick-0")), (Some(2), "error", "pass"));
+    // Longer than the whole check may take.
+    host.rule("hang", "", "method: command, cmd: 'du /dev/null; sleep 97'");
+    let report = host.check(&["--lanes", "1", "--timeout", "8"]).await;
+    assert_eq!((report.code, report.status("hang")), (Some(2), "error"));
+    for n in 0..12 {
+        assert_eq!(report.status(&format!("quick-{n}")), "pass");
+    }
+}

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     fn gated(when: When) -> Implementation {
-        Implementation { when, default: false, check: None, mechanisms: Vec::new(), at: 0 }
+        Implementation { when, default: false, check: None, remedies: Vec::new(), at: 0 }
     }
 
     fn default() -> Implementation {

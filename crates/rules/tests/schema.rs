@@ -22,6 +22,7 @@ implementations:
     check: {checks: [{method: command, run: x, expected_exit: 1}, {checks: [{method: file_exists, path: /a}]}]}
   - default: true
     check: {method: config_value, path: /a, key: k, expected: '', comparator: '<='}
+    remediation: {steps: [{mechanism: config_set, path: /a, key: k, value: '', separator: ' = '}]}
 ";
 
 fn validator() -> jsonschema::Validator {
@@ -63,12 +64,31 @@ fn the_schema_and_lint_refuse_the_same_rules() {
         ("comparator: '<='", "comparator: '=<'"),
         ("path: /a, key", "key"),
         ("expected: ''", "expected: 5"),
+        ("mechanism: config_set", "mechanism: config_sett"),
+        ("separator: ' = '", "separator: ': '"),
     ] {
         let text = GOOD.replace(replace, with);
         assert!(text != GOOD, "{replace}");
         assert!(!validator.is_valid(&json(&text)), "the schema takes {with:?} for {replace:?}");
         assert!(!lint_errors(&text).is_empty(), "lint takes {with:?} for {replace:?}");
     }
+}
+
+#[test]
+fn the_schema_and_lint_know_the_same_mechanisms() {
+    let schema: Json = serde_json::from_str(RULE_SCHEMA).unwrap();
+    let names = schema["$defs"]["remediation"]["properties"]["mechanism"]["enum"].as_array().unwrap();
+    let told = |name: &str| {
+        let text = GOOD.replace("mechanism: config_set, path: /a", &format!("mechanism: {name}, odd: /a"));
+        let text = text.replace("severity: low", "severity: low\ntransactional: false");
+        let files = [CorpusFile { path: "demo/good.yml".into(), text }];
+        lint(&files).into_iter().find(|f| f.message.contains("odd")).map(|f| f.message)
+    };
+    for name in names {
+        let name = name.as_str().unwrap();
+        assert_eq!(told(name), Some(format!("{name} does not read odd")));
+    }
+    assert_eq!((names.len(), told("anything_else")), (31, None));
 }
 
 /// The rules we ship, and the reference rules where they are here.

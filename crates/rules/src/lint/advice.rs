@@ -4,7 +4,7 @@ use super::{Report, script};
 use crate::rule::{Check, Implementation, Leaf, Rule, Value};
 
 pub(super) fn check(rule: &Rule, report: &mut Report<'_>) {
-    let reads_drop_ins = rule.implementations.iter().any(|i| i.when.names().contains(&"sshd_config_d"));
+    let reads_drop_ins = rule.implementations.iter().any(|i| is_gated_on(i, "sshd_config_d"));
     for implementation in &rule.implementations {
         for leaf in implementation.check.iter().flat_map(Check::leaves) {
             check_file(leaf, implementation, reads_drop_ins, report);
@@ -33,8 +33,7 @@ fn check_file(leaf: &Leaf, implementation: &Implementation, reads_drop_ins: bool
     if value && (path == "/etc/sysctl.conf" || path.starts_with("/etc/sysctl.d/")) {
         report.advice(at, "W002", "one sysctl file does not say what the kernel has", "use sysctl_value");
     }
-    let authselect = implementation.when.names().contains(&"authselect");
-    if (value || pattern) && path.starts_with("/etc/pam.d/") && !authselect {
+    if (value || pattern) && path.starts_with("/etc/pam.d/") && !is_gated_on(implementation, "authselect") {
         report.advice(
             at,
             "W003",
@@ -48,6 +47,11 @@ fn check_file(leaf: &Leaf, implementation: &Implementation, reads_drop_ins: bool
     if value && path == "/etc/selinux/config" {
         report.advice(at, "W005", "the file does not say what SELinux does now", "use selinux_state");
     }
+}
+
+/// Whether it is only ever chosen where this capability is; the gate of a default is not looked at.
+fn is_gated_on(implementation: &Implementation, capability: &str) -> bool {
+    !implementation.default && implementation.when.demands(capability)
 }
 
 fn check_script(leaf: &Leaf, text: &str, report: &mut Report<'_>) {

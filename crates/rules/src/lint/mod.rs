@@ -2,6 +2,7 @@
 
 mod advice;
 mod checks;
+mod remedies;
 mod script;
 mod structure;
 
@@ -65,6 +66,7 @@ pub fn lint(files: &[CorpusFile]) -> Vec<Finding> {
         let mut report = Report { file, filled: &filled, findings: &mut findings };
         structure::check(&rule, &mut report);
         checks::check(&rule, &mut report);
+        remedies::check(&rule, &mut report);
         advice::check(&rule, &mut report);
         let at = |key: &str| rule.places.keys.get(key).map_or(0, |at| filled.origin(*at));
         places.insert(rule.id.clone(), (file, at("depends_on"), at("conflicts_with"), at("supersedes")));

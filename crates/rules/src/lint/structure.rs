@@ -7,9 +7,6 @@ use crate::nearest::nearest;
 use crate::probes;
 use crate::rule::{Rule, When};
 
-/// Mechanisms that cannot be undone as a whole.
-const NOT_UNDOABLE: [&str; 4] = ["command_exec", "manual", "grub_parameter_set", "grub_parameter_remove"];
-
 pub(super) fn check(rule: &Rule, report: &mut Report<'_>) {
     for (name, value) in [
         ("title", &rule.title),
@@ -97,11 +94,6 @@ fn check_implementations(rule: &Rule, report: &mut Report<'_>) {
                 None => "the gate would never hold".into(),
             };
             report.error(implementation.at, "E008", message, &hint);
-        }
-        let transactional = implementation.mechanisms.iter().filter(|_| rule.transactional);
-        for (mechanism, at) in transactional.filter(|(name, _)| NOT_UNDOABLE.contains(&name.as_str())) {
-            let message = format!("{mechanism} cannot be undone, yet the rule is transactional");
-            report.error(*at, "E005", message, "say transactional: false");
         }
     }
 }

@@ -90,6 +90,12 @@ fn every_constraint_is_told_by_its_code() {
         ),
         ("test -e /x", "if a; then b; fi; [ $? = 1 ]", "W101"),
         ("test -e /x", "echo x; exit 0", "W102"),
+        ("mechanism: manual", "mechanism: by_hand", "E009"),
+        ("mechanism: manual", "mechanism: sysctl_set, key: a, val: b", "E009"),
+        ("mechanism: manual", "steps: [{mechanism: manual}, {mechanism: manual, nte: x}]", "E009"),
+        ("mechanism: manual", "mechanism: config_set, path: /a, key: k, value: v, separator: ':'", "E011"),
+        ("mechanism: manual", "mechanism: config_set, path: /a, key: k, value: v, separator: '= '", "E011"),
+        ("mechanism: manual", "steps: [{mechanism: config_set, path: /a, separator: ~}]", "E011"),
         ("platforms:", "platfroms:", "W105"),
         ("when: apt", "wehn: apt", "W105"),
         ("min_version: 12", "min_vresion: 12", "W105"),
@@ -131,6 +137,47 @@ fn two_rules_that_contradict_each_other_are_told_once() {
     let rule = GOOD.replace("severity: low", "severity: low\nconflicts_with: [other]");
     let findings = lint(&[file("demo/good.yml", &rule), file("demo/other.yml", &other)]);
     assert_eq!(findings.iter().map(|f| (f.code, f.line)).collect::<Vec<_>>(), [("W104", 6)]);
+}
+
+#[test]
+fn remediations_that_say_what_their_mechanism_reads_are_fine() {
+    for with in [
+        "note: x, unless: y",
+        "note: x, reload: sshd, restart: [a, b], notify: z",
+        "steps: [{mechanism: package_present, name: x}, {mechanism: sysctl_set, key: a, value: 1}]",
+    ] {
+        assert_eq!(codes("mechanism: manual", &format!("mechanism: manual, {with}")), [""; 0], "{with}");
+    }
+    for separator in ["'='", "' = '", "' '", "\"=\""] {
+        let with = format!("mechanism: config_set, path: /a, key: k, value: v, separator: {separator}");
+        assert_eq!(codes("mechanism: manual", &with), [""; 0], "{separator}");
+    }
+    // A block without a mechanism says nothing that could be held against one.
+    assert_eq!(codes("mechanism: manual", "note: x"), [""; 0]);
+}
+
+/// A gate that holds where the capability is missing, or is not looked at, is no gate on it.
+#[test]
+fn only_a_gate_that_demands_the_capability_quiets_its_advice() {
+    let sshd = "check: {method: config_value, path: /etc/ssh/sshd_config, key: k, expected: e}";
+    let pam = "check: {method: config_value, path: /etc/pam.d/su, key: k, expected: e}";
+    for (capability, check, code) in [("sshd_config_d", sshd, "W001"), ("authselect", pam, "W003")] {
+        let told = |when: &str, default: bool| {
+            let (gated, other) = (format!("when: {when}\n    default: {default}\n    {check}"), !default);
+            let text = GOOD
+                .replace("when: apt\n    check: {method: command, cmd: 'test -e /x'}", &gated)
+                .replace("- default: true", &format!("- default: {other}\n    when: dpkg"));
+            lint(&[file("demo/good.yml", &text)]).into_iter().map(|f| f.code).collect::<Vec<_>>()
+        };
+        for gate in ["{}", "{all: [apt, {}]}", "{any: [{}]}"] {
+            assert_eq!(told(&gate.replace("{}", capability), false), [""; 0], "{gate}");
+        }
+        for gate in ["{not: {}}", "{any: [apt, {}]}", "apt"] {
+            assert_eq!(told(&gate.replace("{}", capability), false), [code], "{gate}");
+        }
+        assert!(told(&format!("{{not: [{capability}]}}"), false).contains(&code));
+        assert_eq!(told(capability, true), [code]);
+    }
 }
 
 #[test]

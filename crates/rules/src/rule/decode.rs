@@ -183,7 +183,7 @@ fn implementation(node: &Node, faults: &mut Vec<Fault>) -> Implementation {
         when: find(map, "when").map_or(When::Absent, When::of),
         default: flag(map, "default", false, faults),
         check: find(map, "check").filter(|node| !node.is_null()).map(|node| check(node, faults)),
-        mechanisms: find(map, "remediation").map(mechanisms).unwrap_or_default(),
+        remedies: find(map, "remediation").map(remedies).unwrap_or_default(),
         at: node.at,
     }
 }
@@ -194,30 +194,33 @@ fn check(node: &Node, faults: &mut Vec<Fault>) -> Check {
     if !checks.is_empty() {
         return Check::All(checks);
     }
-    let mut leaf = Leaf {
-        method: text(map, "method", faults),
-        params: BTreeMap::new(),
-        at: node.at,
-        places: BTreeMap::new(),
-    };
-    for (key, value) in map {
-        match key.text() {
-            Some(name) if name == "method" || name == "checks" => {}
-            Some(name) => {
-                leaf.places.insert(name.clone(), key.at);
-                leaf.params.insert(name, Value::of(value));
-            }
-            None => faults.push(Fault::new(key.at, "a parameter name is text")),
-        }
+    let method = text(map, "method", faults);
+    if let Some((key, _)) = map.iter().find(|(key, _)| key.text().is_none()) {
+        faults.push(Fault::new(key.at, "a parameter name is text"));
     }
-    Check::One(leaf)
+    Check::One(leaf(method, node.at, map, &["method", "checks"]))
 }
 
-fn mechanisms(node: &Node) -> Vec<(String, usize)> {
+/// Everything in a block but these keys is a parameter.
+fn leaf(method: String, at: usize, map: &Entries, keys: &[&str]) -> Leaf {
+    let mut leaf = Leaf { method, params: BTreeMap::new(), at, places: BTreeMap::new() };
+    for (key, value) in map {
+        let Some(name) = key.text() else { continue };
+        leaf.places.insert(name.clone(), key.at);
+        if !keys.contains(&name.as_str()) {
+            leaf.params.insert(name, Value::of(value));
+        }
+    }
+    leaf
+}
+
+/// A remediation's steps. Nothing here runs them, so that one that cannot be read is left out.
+fn remedies(node: &Node) -> Vec<Leaf> {
     let Kind::Map(map) = &node.kind else { return Vec::new() };
-    let own = find(map, "mechanism").and_then(|node| Some((node.text()?, node.at)));
+    let mechanism = find(map, "mechanism").and_then(Node::text).filter(|name| !name.is_empty());
+    let own = mechanism.map(|name| leaf(name, node.at, map, &["mechanism", "steps"]));
     let steps = match find(map, "steps").map(|node| &node.kind) {
-        Some(Kind::List(steps)) => steps.iter().flat_map(mechanisms).collect(),
+        Some(Kind::List(steps)) => steps.iter().flat_map(remedies).collect(),
         _ => Vec::new(),
     };
     own.into_iter().chain(steps).collect()

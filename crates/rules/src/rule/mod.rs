@@ -77,8 +77,8 @@ pub struct Implementation {
     pub default: bool,
     /// What to look at. Absent: the rule ends in error.
     pub check: Option<Check>,
-    /// Mechanisms its remediation names. A scan never runs any.
-    pub(crate) mechanisms: Vec<(String, usize)>,
+    /// The steps of its remediation, each with its mechanism as method. A scan never runs any; lint reads them.
+    pub(crate) remedies: Vec<Leaf>,
     pub(crate) at: usize,
 }
 

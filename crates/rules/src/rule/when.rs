@@ -51,6 +51,16 @@ impl When {
         }
     }
 
+    /// Whether it can only hold on a host that has this capability.
+    pub(crate) fn demands(&self, capability: &str) -> bool {
+        match self {
+            Self::Name(name) => name == capability,
+            Self::All(names) => names.iter().any(|name| name == capability),
+            Self::Any(names) => !names.is_empty() && names.iter().all(|name| name == capability),
+            Self::Absent | Self::Not(_) | Self::Malformed(_) => false,
+        }
+    }
+
     /// Every capability it names.
     pub fn names(&self) -> Vec<&str> {
         match self {
@@ -89,6 +99,23 @@ fn names(node: &Node) -> Result<Vec<String>, &'static str> {
 mod tests {
     use super::*;
     use crate::yaml::parse;
+
+    #[test]
+    fn only_what_must_be_there_is_demanded() {
+        for (gate, demanded) in [
+            ("apt", true),
+            ("{all: [gdm, apt]}", true),
+            ("{any: [apt]}", true),
+            ("{any: [apt, gdm]}", false),
+            ("{any: []}", false),
+            ("{not: apt}", false),
+            ("gdm", false),
+            ("~", false),
+            ("{not: [apt]}", false),
+        ] {
+            assert_eq!(When::of(&parse(gate).unwrap().unwrap()).demands("apt"), demanded, "{gate}");
+        }
+    }
 
     #[test]
     fn grammar() {

@@ -63,8 +63,10 @@ pub struct Done {
 pub enum Lost {
     /// Over its own time limit, also when retried alone.
     Timeout,
-    /// Over the output limit.
+    /// Its own output is over the limit for one command.
     TooMuchOutput,
+    /// Its answer came when those of the others had used up what is kept of one host.
+    NoRoom,
     /// It killed the shell that ran it, also when retried alone.
     KilledLane,
     /// The connection ended, or the scan's time was up, before its turn or before its answer.
@@ -79,6 +81,7 @@ impl Lost {
         match self {
             Self::Timeout => "timeout",
             Self::TooMuchOutput => "too much output",
+            Self::NoRoom => "no room left beside the output of the other checks",
             Self::KilledLane => "it ended the session's shell",
             Self::Connection => "connection lost",
             Self::Protocol => "garbled reply",

@@ -175,8 +175,10 @@ impl<'a> Board<'a> {
             && done.duration.max(seen) >= limit.mul_f32(0.9);
         let observation = if timed_out {
             Observation::Lost(Lost::Timeout)
-        } else if size > self.caps.check_bytes || self.kept.saturating_add(size) > self.caps.host_bytes {
+        } else if size > self.caps.check_bytes {
             Observation::Lost(Lost::TooMuchOutput)
+        } else if self.kept.saturating_add(size) > self.caps.host_bytes {
+            Observation::Lost(Lost::NoRoom)
         } else {
             self.kept += size;
             Observation::Done(done)
@@ -334,18 +336,20 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_a_total() {
-        let plan = plan(3);
+    fn the_host_has_a_total_that_is_nobodys_fault() {
+        let plan = plan(4);
         let caps = Caps { check_bytes: 100, host_bytes: 150 };
         let mut board = Board::new(&plan, caps, None);
         for index in 0..2 {
             board.commit(0, answer(index, 0, 100, Duration::ZERO), Duration::ZERO);
         }
         board.commit(0, answer(2, 0, 50, Duration::ZERO), Duration::ZERO);
+        board.commit(0, answer(3, 0, 101, Duration::ZERO), Duration::ZERO);
         let observations = board.into_observations();
         assert!(matches!(observations[0], Observation::Done(_)));
-        assert_eq!(observations[1], Observation::Lost(Lost::TooMuchOutput));
+        assert_eq!(observations[1], Observation::Lost(Lost::NoRoom));
         assert!(matches!(observations[2], Observation::Done(_)));
+        assert_eq!(observations[3], Observation::Lost(Lost::TooMuchOutput));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub type OnObservation<'a> = dyn Fn(usize, &Observation) + Send + Sync + 'a;
 pub struct Caps {
     /// Both streams of one command together.
     pub check_bytes: usize,
-    /// All commands of one run together.
+    /// All commands of one run together; what comes after that is [`Lost::NoRoom`](openwatch_model::plan::Lost::NoRoom).
     pub host_bytes: usize,
 }
 

@@ -23,33 +23,37 @@ impl CheckPlan {
     pub fn judge(&self, observations: &[Observation]) -> Judged {
         let mut judged = Judged::default();
         for rule in &self.rules {
-            let indices = rule.observations();
-            if judged.oversize.is_none() && is_oversize(&indices, observations) {
+            let (outcome, said) = outcome(rule, observations);
+            if judged.oversize.is_none() && said > OUTPUT_RULE_CAP {
                 judged.oversize = Some(rule.id.clone());
             }
-            judged.rule_observations.push((rule.id.clone(), indices));
-            judged.outcomes.push(outcome(rule, observations));
+            judged.rule_observations.push((rule.id.clone(), rule.observations()));
+            judged.outcomes.push(outcome);
         }
         judged
     }
 }
 
-fn is_oversize(indices: &[usize], observations: &[Observation]) -> bool {
-    let bytes = |index: &usize| match observations.get(*index) {
-        Some(Observation::Done(done)) => done.stdout.len() + done.stderr.len(),
-        Some(Observation::Lost(Lost::TooMuchOutput)) => OUTPUT_RULE_CAP + 1,
-        _ => 0,
+/// The bytes of a rule's own commands. What others said in a shared observation, and what found no room beside the
+/// others, is not its doing.
+fn said(answers: &[Answer<'_>]) -> usize {
+    let bytes = |answer: &Answer<'_>| match answer {
+        Answer::Said { stdout, stderr, .. } => stdout.len() + stderr.len(),
+        Answer::Lost(Lost::TooMuchOutput) => OUTPUT_RULE_CAP + 1,
+        Answer::Lost(_) => 0,
     };
-    indices.iter().map(bytes).sum::<usize>() > OUTPUT_RULE_CAP
+    answers.iter().map(bytes).sum()
 }
 
-fn outcome(rule: &PlannedRule, observations: &[Observation]) -> Outcome {
+/// With the bytes that its own commands said.
+fn outcome(rule: &PlannedRule, observations: &[Observation]) -> (Outcome, usize) {
+    let mut raw = Vec::new();
     let (status, detail, evidence) = match &rule.work {
         Work::Decided { status, detail } => (*status, detail.clone(), Evidence::default()),
-        Work::Checks(checks) => judge_checks(checks, observations),
+        Work::Checks(checks) => judge_checks(checks, observations, &mut raw),
     };
     let detail = sentence(&detail);
-    Outcome {
+    let outcome = Outcome {
         rule: rule.id.clone(),
         status,
         severity: rule.severity,
@@ -57,15 +61,20 @@ fn outcome(rule: &PlannedRule, observations: &[Observation]) -> Outcome {
         detail,
         framework_refs: rule.references.clone(),
         evidence,
-    }
+    };
+    (outcome, said(&raw))
 }
 
 /// All have to hold. A failed check does not stop the others; one that cannot be assessed or breaks decides the rule.
-fn judge_checks(checks: &[PlannedCheck], observations: &[Observation]) -> (Status, String, Evidence) {
+/// `raw` takes every answer that was asked for.
+fn judge_checks<'a>(
+    checks: &'a [PlannedCheck],
+    observations: &'a [Observation],
+    raw: &mut Vec<Answer<'a>>,
+) -> (Status, String, Evidence) {
     let mut status = Status::Pass;
     let mut details = Vec::new();
     let mut records = Vec::new();
-    let mut raw = Vec::new();
     for check in checks {
         let (found, detail) = match check {
             PlannedCheck::Stop(Stop::Broken(why)) => (Status::Error, why.clone()),
@@ -91,14 +100,14 @@ fn judge_checks(checks: &[PlannedCheck], observations: &[Observation]) -> (Statu
                     return (
                         found,
                         format!("{detail}; before that: {}", details.join("; ")),
-                        fit(records, &raw),
+                        fit(records, raw),
                     );
                 }
-                return (found, detail, fit(records, &raw));
+                return (found, detail, fit(records, raw));
             }
         }
     }
-    (status, details.join("; "), fit(records, &raw))
+    (status, details.join("; "), fit(records, raw))
 }
 
 type Recorded<'a> = Vec<(openwatch_model::outcome::CheckEvidence, Answer<'a>)>;

@@ -68,10 +68,10 @@ impl Walk {
     /// What this script said when it ran with the others.
     ///
     /// # Errors
-    /// `Protocol` when the answer is not whole, `TooMuchOutput` when there was no room for it.
+    /// `Protocol` when the answer is not whole, `NoRoom` when there was no room for it.
     pub(super) fn answer<'a>(&self, said: &'a [u8]) -> Result<(i32, &'a [u8]), Lost> {
         let (exit, stdout) = self.find_answer(said).ok_or(Lost::Protocol)?;
-        Ok((exit.parse().map_err(|_| Lost::TooMuchOutput)?, stdout))
+        Ok((exit.parse().map_err(|_| Lost::NoRoom)?, stdout))
     }
 
     fn find_answer<'a>(&self, mut said: &'a [u8]) -> Option<(&'a str, &'a [u8])> {
@@ -342,7 +342,7 @@ mod tests {
         let walks = ["echo small", "head -c 9000000 /dev/zero | tr '\\0' x", "echo small too"]
             .map(|then| Walk::of(&format!("find {root} -xdev -type d 2>/dev/null; {then}")).unwrap());
         let (_, said) = run("sh", &shared_walk(walks.iter()));
-        assert_eq!(walks[1].answer(&said), Err(Lost::TooMuchOutput));
+        assert_eq!(walks[1].answer(&said), Err(Lost::NoRoom));
         assert_eq!(walks[0].answer(&said), Ok((0, format!("{root}\nsmall\n").as_bytes())));
     }
 

@@ -17,7 +17,14 @@ fn a_lost_answer_is_an_error_whatever_silence_would_mean() {
         ("method: systemd_target, not_expected: a.target", "systemctl get-default 2>/dev/null"),
         ("method: command, cmd: x, expected_exit: 255", "x"),
     ] {
-        for lost in [Lost::Connection, Lost::Timeout, Lost::KilledLane, Lost::Protocol, Lost::TooMuchOutput] {
+        for lost in [
+            Lost::Connection,
+            Lost::Timeout,
+            Lost::KilledLane,
+            Lost::Protocol,
+            Lost::TooMuchOutput,
+            Lost::NoRoom,
+        ] {
             let outcome = one(check, &[(command, Observation::Lost(lost))]);
             assert_eq!(outcome.status, Status::Error, "{check}");
             assert!(
@@ -59,6 +66,24 @@ fn too_much_output_is_told_and_exactly_enough_is_not() {
     assert_eq!(of(big(OUTPUT_RULE_CAP)).oversize, None);
     assert_eq!(of(big(OUTPUT_RULE_CAP + 1)).oversize.as_deref(), Some("b"));
     assert_eq!(of(Observation::Lost(Lost::TooMuchOutput)).oversize.as_deref(), Some("b"));
+}
+
+/// The host's total, or a shared answer, is not what one rule printed.
+#[test]
+fn what_others_said_is_not_held_against_a_rule() {
+    let plan = plan(&[
+        rule("a", "", "method: sshd_effective_config, key: port, expected: '22'"),
+        rule("b", "", "method: command, cmd: x"),
+    ]);
+    let stdout = format!("port 22\n{}", "banner x\n".repeat(OUTPUT_RULE_CAP / 8));
+    let long = Observation::Done(Done { stdout: stdout.into_bytes(), ..Done::default() });
+    let judged = plan.judge(&[long, Observation::Lost(Lost::NoRoom)]);
+    assert_eq!(judged.oversize, None);
+    assert_eq!(judged.outcomes[0].status, Status::Pass);
+    let (lost, evidence) = (&judged.outcomes[1], &judged.outcomes[1].evidence.checks[0]);
+    assert_eq!(lost.status, Status::Error);
+    assert!(lost.detail.contains("no room left beside"), "{lost:?}");
+    assert_eq!(evidence.error.as_deref(), Some(Lost::NoRoom.as_str()));
 }
 
 #[test]

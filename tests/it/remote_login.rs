@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use openwatch_model::credential::{Secret, SudoMode};
 use openwatch_model::scan::FailureReason;
-use openwatch_remote::{RemoteError, RunOptions};
+use openwatch_remote::{Limits, RemoteError, RunOptions, connect};
 use openwatch_tests::sshd::{Options, Sshd, TempUser, find, generate_key};
+use tokio_util::sync::CancellationToken;
 
-use crate::remote::{dial, out, plan, proves, run_with};
+use crate::remote::{dial, known, out, plan, proves, run_with, target};
 
 fn key_secret(text: &str, passphrase: Option<&str>) -> Secret {
     let mut secret = Secret::default();
@@ -256,6 +257,40 @@ async fn sudo_is_told_the_password_once_and_nothing_else() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let told = std::fs::read_to_string(bin.path().join("told")).expect("something was said");
     assert_eq!(told, "not-it-at-all\n");
+}
+
+/// A sudo that says nothing, neither before nor after the password, has not refused.
+#[tokio::test]
+async fn sudo_that_says_nothing() {
+    for (fake, password) in [
+        ("sleep 60", None),
+        ("sleep 60", Some("it")),
+        ("printf '%s' \"$4\" >&2; read -r line; sleep 60", Some("it")),
+    ] {
+        let bin = tempfile::tempdir().expect("a directory");
+        std::fs::write(bin.path().join("sudo"), format!("#!/bin/sh\n{fake}\n")).expect("a program");
+        use std::os::unix::fs::PermissionsExt as _;
+        for path in [bin.path().to_owned(), bin.path().join("sudo")] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+        }
+        let Some(user) = TempUser::create() else { return };
+        let sshd = Options::new()
+            .force_command("PATH=$OW_BIN:$PATH; export PATH; exec sh -c \"$SSH_ORIGINAL_COMMAND\"")
+            .config(format!("SetEnv OW_BIN={}", bin.path().display()))
+            .user(&user)
+            .start();
+        let mut secret = sshd.secret();
+        secret.sudo_password = password.map(Into::into);
+        let limits = Limits { hello: Duration::from_secs(2), ..Limits::default() };
+        let target = target(sshd.port(), sshd.user());
+        let connection = connect(&target, &known(&sshd), &limits, &CancellationToken::new()).await;
+        let mut session = connection.expect("connects").login(&secret).await.expect("logs in");
+        let options = RunOptions { sudo: SudoMode::Sudo, ..RunOptions::within(Duration::from_secs(30)) };
+        let error = session.run(&plan(&["true"]), &options, &secret).await.expect_err("no root");
+        assert!(matches!(error, RemoteError::SudoSilent { .. }), "{fake}: {error}");
+        assert!(error.to_string().contains("did not answer") && error.to_string().contains("2 s"), "{error}");
+        assert_eq!(error.reason(), FailureReason::SudoFailed);
+    }
 }
 
 // @spec remote-session

@@ -44,7 +44,8 @@ pub struct Limits {
     pub handshake: Duration,
     /// The whole login.
     pub login: Duration,
-    /// From asking for a shell to its first answer.
+    /// From asking for a shell to its first answer, at most; less when a run has little time. A busy host needs its time
+    /// for it, and one that never answers costs it twice.
     pub hello: Duration,
     /// Connects tried when the host drops them before authentication; 1 means no retry.
     pub attempts: u32,
@@ -56,7 +57,7 @@ impl Default for Limits {
             connect: Duration::from_secs(5),
             handshake: Duration::from_secs(15),
             login: Duration::from_secs(20),
-            hello: Duration::from_secs(10),
+            hello: Duration::from_secs(30),
             attempts: 4,
         }
     }

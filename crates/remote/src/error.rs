@@ -183,6 +183,19 @@ pub enum RemoteError {
         /// Login user.
         user: String,
     },
+    /// Neither root, nor a question for the password that we know, nor a refusal.
+    #[error(
+        "become root on {peer}: sudo did not answer {user} within {} s; it is slow there, or asks in a way of its own",
+        waited.as_secs_f32().ceil()
+    )]
+    SudoSilent {
+        /// Address and port.
+        peer: String,
+        /// Login user.
+        user: String,
+        /// How long it had.
+        waited: std::time::Duration,
+    },
     /// The sudo policy says no.
     #[error("become root on {peer}: sudo does not allow {user} to run /bin/sh and timeout as root: {detail}")]
     SudoRefused {
@@ -255,6 +268,7 @@ impl RemoteError {
             | Self::SudoPasswordRequired { .. }
             | Self::SudoPasswordWrong { .. }
             | Self::SudoRequiresTty { .. }
+            | Self::SudoSilent { .. }
             | Self::SudoRefused { .. } => FailureReason::SudoFailed,
             Self::OutOfTime { .. } => FailureReason::Timeout,
             Self::ConnectionLost { .. } => FailureReason::TransportLost,

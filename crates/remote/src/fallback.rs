@@ -60,7 +60,13 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
                     board.blame(turn.index, openwatch_model::plan::Lost::Protocol);
                 }
             }
-            End::NotOpen(_) if shell == SHELLS[0] => shell = SHELLS[1],
+            // A restricted shell says that it allows no path; what says nothing has no other shell either.
+            End::NotOpen(NotOpen::NoHello { waited: Some(waited), .. }) if elevation != Elevation::None => {
+                let peer = runner.session.connection.route.peer.clone();
+                let user = runner.session.connection.route.target.user.clone();
+                return Err(RemoteError::SudoSilent { peer, user, waited });
+            }
+            End::NotOpen(NotOpen::NoHello { waited: None, .. }) if shell == SHELLS[0] => shell = SHELLS[1],
             End::NotOpen(_) => return Err(no_shell(runner, elevation, &why)),
         }
         if worked {

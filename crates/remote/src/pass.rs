@@ -193,7 +193,7 @@ impl Pass<'_, '_> {
 }
 
 fn no_randomness() -> NotOpen {
-    NotOpen::NoHello { noise: "no randomness on this machine for a nonce".into(), silent: false }
+    NotOpen::NoHello { noise: "no randomness on this machine for a nonce".into(), waited: None }
 }
 
 /// The shell text of a share of commands.

@@ -22,7 +22,7 @@ use crate::fallback;
 use crate::guard::lock;
 use crate::host_key::Trust;
 use crate::pass::{End, Lane, Mode, Pass};
-use crate::script::Nonce;
+use crate::script::{Nonce, whole_seconds};
 use crate::session::{RunOptions, Session, Shells};
 use crate::shell::NotOpen;
 
@@ -92,6 +92,12 @@ pub(crate) async fn run(
     Ok((board.into_observations(), report))
 }
 
+/// How long a shell is waited for: no more than a quarter of the time that is left, or finding out that there is none
+/// would leave none for the fallback.
+fn patience(longest: Duration, left: Duration) -> Duration {
+    longest.min((left / 4).max(Duration::from_secs(5)))
+}
+
 /// From now on nothing runs beside anything else: what breaks the next connection is known.
 fn one_by_one(session: &mut Session) {
     if let Some(Shells::Batch { elevation, .. }) = session.shells {
@@ -138,6 +144,12 @@ async fn reconnect(
             Ok(false)
         }
     }
+}
+
+/// That a shell did not say hello in time, and the first words of what it said instead.
+fn no_answer(waited: Duration, words: &str) -> String {
+    let silence = format!("the shell did not answer within {} s", whole_seconds(waited));
+    if words.is_empty() { silence } else { format!("{silence}; it said: {words}") }
 }
 
 /// One pass.
@@ -208,7 +220,7 @@ impl<'p> Runner<'_, 'p> {
             lanes: self.options.lanes.max(1),
             round_trip: self.session.connection.round_trip,
             steady: &self.session.connection.steady,
-            hello: self.session.connection.route.limits.hello,
+            hello: patience(self.session.connection.route.limits.hello, left),
             budget: left + Duration::from_secs(5),
             tag: self.tag,
         }
@@ -248,7 +260,7 @@ impl<'p> Runner<'_, 'p> {
                     Err(why) => why,
                 },
             };
-            let (noise, silent) = match why {
+            let (noise, waited) = match why {
                 NotOpen::Gone => return Ok(First::Ended(PassEnd::Gone)),
                 // Not even a first one: no new connection will change that.
                 NotOpen::NoSlot if lock(self.board).greeted == 0 => {
@@ -260,7 +272,7 @@ impl<'p> Runner<'_, 'p> {
                 }
                 NotOpen::NoSlot => return Ok(First::Ended(PassEnd::NoSlot)),
                 NotOpen::WrongPassword => return Err(RemoteError::SudoPasswordWrong { peer, user }),
-                NotOpen::NoHello { noise, silent } => (noise, silent),
+                NotOpen::NoHello { noise, waited } => (noise, waited),
             };
             let detail = first_words(&noise);
             match classify(&noise, elevation != Elevation::None) {
@@ -282,15 +294,20 @@ impl<'p> Runner<'_, 'p> {
                 NoHello::SudoTty => return Err(RemoteError::SudoRequiresTty { peer, user }),
                 NoHello::SudoRefused => return Err(RemoteError::SudoRefused { peer, user, detail }),
                 NoHello::SudoMissing => return Err(RemoteError::SudoMissing { peer, user }),
-                _ if elevation == Elevation::SudoPassword && silent => {
-                    let detail = "it does not ask for the password in the usual way".to_owned();
-                    return Err(RemoteError::SudoRefused { peer, user, detail });
-                }
-                NoHello::TimeoutMissing | NoHello::Unknown if wrapper == Wrapper::Timeout && !silent => {
+                NoHello::TimeoutMissing | NoHello::Unknown
+                    if wrapper == Wrapper::Timeout && waited.is_none() =>
+                {
                     wrapper = Wrapper::Bare;
                 }
                 NoHello::TimeoutMissing | NoHello::Unknown => {
-                    let why = if detail.is_empty() { "no answer from a shell".to_owned() } else { detail };
+                    let why = match waited {
+                        Some(waited) if elevation == Elevation::SudoPassword => {
+                            return Err(RemoteError::SudoSilent { peer, user, waited });
+                        }
+                        Some(waited) => no_answer(waited, &detail),
+                        None if detail.is_empty() => "the shell ended without an answer".to_owned(),
+                        None => detail,
+                    };
                     self.session.shells = Some(Shells::Single { elevation, shell: fallback::SHELLS[0], why });
                     return Ok(First::Single);
                 }
@@ -424,5 +441,20 @@ impl<'p> Runner<'_, 'p> {
             Ok(End::NotOpen(NotOpen::NoSlot)) if matches!(end, PassEnd::Settled) => PassEnd::NoSlot,
             _ => end,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_is_waited_for_as_long_as_the_run_can_afford() {
+        let seconds = Duration::from_secs;
+        for (longest, left, waited) in [(30, 300, 30), (30, 60, 15), (30, 4, 5), (2, 300, 2)] {
+            assert_eq!(patience(seconds(longest), seconds(left)), seconds(waited));
+        }
+        assert_eq!(no_answer(seconds(30), ""), "the shell did not answer within 30 s");
+        assert_eq!(no_answer(seconds(3), "moo"), "the shell did not answer within 3 s; it said: moo");
     }
 }

@@ -37,8 +37,8 @@ pub(crate) enum NotOpen {
     NoSlot,
     /// The connection is gone.
     Gone,
-    /// It ended, or went on without a hello; with what it said.
-    NoHello { noise: String, silent: bool },
+    /// It ended, or went on for as long as it was `waited` for without a hello; with what it said.
+    NoHello { noise: String, waited: Option<Duration> },
     /// sudo asked a second time.
     WrongPassword,
 }
@@ -57,7 +57,7 @@ pub(crate) async fn open(
         Ok(Ok(channel)) => channel,
         Ok(Err(russh::Error::ChannelOpenFailure(_))) => return Err(NotOpen::NoSlot),
         Ok(Err(_)) => return Err(NotOpen::Gone),
-        Err(_) => return Err(NotOpen::NoHello { noise: String::new(), silent: true }),
+        Err(_) => return Err(NotOpen::NoHello { noise: String::new(), waited: Some(limit) }),
     };
     let (read, write) = channel.split();
     if write.exec(true, request.command.as_bytes()).await.is_err() {
@@ -170,7 +170,7 @@ impl Opening<'_> {
                 message = self.read.wait() => message,
                 _ = self.feeder.pump() => return Err(NotOpen::Gone),
                 () = tokio::time::sleep_until(until) => {
-                    return Err(NotOpen::NoHello { noise: self.noise(), silent: true });
+                    return Err(NotOpen::NoHello { noise: self.noise(), waited: Some(limit) });
                 }
             };
             match self.hear(message)? {
@@ -192,12 +192,12 @@ impl Opening<'_> {
 
     fn hear(&mut self, message: Option<ChannelMsg>) -> Result<Say, NotOpen> {
         match message {
-            None if self.ended => Err(NotOpen::NoHello { noise: self.noise(), silent: false }),
+            None if self.ended => Err(NotOpen::NoHello { noise: self.noise(), waited: None }),
             None => Err(NotOpen::Gone),
             Some(ChannelMsg::Failure) => {
-                Err(NotOpen::NoHello { noise: "the host refuses to execute commands".into(), silent: false })
+                Err(NotOpen::NoHello { noise: "the host refuses to execute commands".into(), waited: None })
             }
-            Some(ChannelMsg::Close) => Err(NotOpen::NoHello { noise: self.noise(), silent: false }),
+            Some(ChannelMsg::Close) => Err(NotOpen::NoHello { noise: self.noise(), waited: None }),
             Some(ChannelMsg::ExitStatus { .. } | ChannelMsg::ExitSignal { .. } | ChannelMsg::Eof) => {
                 self.ended = true;
                 Ok(Say::Nothing)
@@ -211,7 +211,7 @@ impl Opening<'_> {
     fn bytes(&mut self, stream: Stream, bytes: &[u8]) -> Result<Say, NotOpen> {
         self.heard += bytes.len();
         if self.heard > TALK {
-            return Err(NotOpen::NoHello { noise: self.noise(), silent: false });
+            return Err(NotOpen::NoHello { noise: self.noise(), waited: None });
         }
         let mut said = Say::Nothing;
         let mut rest = Bytes::copy_from_slice(bytes);
@@ -224,7 +224,7 @@ impl Opening<'_> {
             self.talk = None;
         }
         if self.pairing.push(stream, &rest, &mut self.events).is_err() {
-            return Err(NotOpen::NoHello { noise: "its first frame is garbled".into(), silent: false });
+            return Err(NotOpen::NoHello { noise: "its first frame is garbled".into(), waited: None });
         }
         Ok(said)
     }
@@ -242,7 +242,7 @@ impl Opening<'_> {
     fn after_password(&self, why: NotOpen) -> NotOpen {
         let asked = self.talk.as_ref().is_some_and(|talk| talk.asked);
         match why {
-            NotOpen::NoHello { noise, silent: false }
+            NotOpen::NoHello { noise, waited: None }
                 if asked && !matches!(classify(&noise, true), NoHello::SudoRefused | NoHello::SudoTty) =>
             {
                 NotOpen::WrongPassword

@@ -81,7 +81,9 @@ async fn restricted_shells_are_measured_one_by_one() {
 
 #[tokio::test]
 async fn commands_that_are_forced_are_no_shell() {
-    for (command, words) in [("echo only this", "only this"), ("cat", ""), ("internal-sftp", "")] {
+    for (command, words) in
+        [("echo only this", "only this"), ("cat", "did not answer within 3 s"), ("internal-sftp", "")]
+    {
         let sshd = Options::new().force_command(command).start();
         let target = target(sshd.port(), sshd.user());
         let limits = Limits { hello: Duration::from_secs(3), ..Limits::default() };
@@ -94,6 +96,21 @@ async fn commands_that_are_forced_are_no_shell() {
         assert!(error.to_string().contains(words), "{error}");
         assert!(since.elapsed() < Duration::from_secs(25), "{command}: {:?}", since.elapsed());
     }
+}
+
+/// A host under load begins its shells late. That is neither "no shell" nor a reason to go one by one.
+#[tokio::test]
+async fn a_shell_that_begins_late_is_waited_for() {
+    let sshd = Options::new().force_command("sleep 12; exec sh -c \"$SSH_ORIGINAL_COMMAND\"").start();
+    let target = target(sshd.port(), sshd.user());
+    let cancel = CancellationToken::new();
+    let connection = connect(&target, &known(&sshd), &Limits::default(), &cancel).await.expect("connects");
+    let mut session = connection.login(&sshd.secret()).await.expect("logs in");
+    let options = RunOptions::within(Duration::from_secs(120));
+    let (observations, report) =
+        session.run(&plan(&["echo a", "exit 4"]), &options, &sshd.secret()).await.expect("runs");
+    assert_eq!((out(&observations[0]).as_str(), done(&observations[1]).exit), ("a\n", 4));
+    assert_eq!((report.fallback, report.restarts, report.reconnects), (None, 0, 0));
 }
 
 /// The vault may be slow; the host does not wait for ever.

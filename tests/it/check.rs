@@ -314,3 +314,76 @@ async fn rules_are_listed_shown_and_planned() {
     let (_, text, _) = desk.openwatch(&["rules", "plan", "--platform", "beos"]).run().await;
     assert!(text.contains("nothing would run") && text.contains("not for this platform"), "{text}");
 }
+
+/// Six rules, each with a variable that one tier more has a value for.
+// @spec check
+// @ac AC-08
+#[tokio::test]
+async fn a_sites_values_count_tier_by_tier() {
+    println!("@spec check");
+    println!("@ac AC-08");
+    let desk = Desk::new();
+    let tiers = ["builtin", "corpus", "directory", "fragment", "group", "host", "command"];
+    let variables: Vec<String> = tiers.iter().map(|tier| format!("v_{tier}")).collect();
+    let script = variables.iter().map(|v| format!("{{{{ {v} }}}}")).collect::<Vec<_>>().join(" ");
+    let desk = desk.rule("values", &format!("echo {{{{ ssh_max_auth_tries }}}} {script}"));
+    // A tier has values for itself and everything above it, so that the right one is the last to say its name.
+    let write = |path: &str, tier: usize| {
+        let path = desk.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let lines: Vec<String> =
+            variables[tier..].iter().map(|v| format!("  {v}: {}\n", tiers[tier])).collect();
+        fs::write(path, format!("variables:\n{}", lines.concat())).unwrap();
+    };
+    write("rules/defaults.yml", 0);
+    let found = async |args: &[&str], dir: Option<(&str, &str)>| {
+        let mut program = desk.check(&[&["--host-key", "tofu", "--json"], args].concat());
+        if let Some((name, dir)) = dir {
+            program = program.env(name, desk.path().join(dir));
+        }
+        let (code, stdout, stderr) = program.run().await;
+        assert_eq!(code, Some(0), "{stderr}");
+        let object: Value = serde_json::from_str(&stdout).unwrap();
+        object["outcomes"][0]["evidence"]["checks"][0]["stdout"].as_str().unwrap().trim().to_owned()
+    };
+    let say = |last: &[&str]| {
+        let words = tiers.iter().map(|tier| if last.contains(tier) { tier } else { last.last().unwrap() });
+        format!("4 {}", words.copied().collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(found(&[], None).await, say(&["builtin"]));
+    write("rules/defaults.yml", 1);
+    for (number, (path, tier)) in [
+        ("site/defaults.yml", 2),
+        ("site/conf.d/50-site.yml", 3),
+        ("site/groups/web.yml", 4),
+        ("site/hosts/127.0.0.1.yml", 5),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(path, tier);
+        let group: &[&str] = if number >= 2 { &["--group", "web"] } else { &[] };
+        let args = [&["--config", "site", "--var", "v_builtin=builtin"], group].concat();
+        assert_eq!(found(&args, None).await, say(&tiers[..=tier]), "{path}");
+    }
+    let all = ["--group", "web", "--var", "v_builtin=builtin", "--var", "v_command=command"];
+    assert_eq!(found(&all, Some(("KENSA_CONFIG_DIR", "site"))).await, say(&tiers));
+    fs::create_dir_all(desk.path().join("home/.config")).unwrap();
+    fs::rename(desk.path().join("site"), desk.path().join("home/.config/kensa")).unwrap();
+    assert_eq!(found(&all, None).await, say(&tiers), "found at home");
+    assert_eq!(found(&all, Some(("XDG_CONFIG_HOME", "home/.config"))).await, say(&tiers));
+
+    fs::write(
+        desk.path().join("home/.config/kensa/conf.d/99.yml"),
+        "variables:\n  ssh_max_auth_tries: many\n",
+    )
+    .unwrap();
+    for (args, told) in [
+        (&[][..], "99.yml:2:"),
+        (&["--config", "gone"], "there is no directory gone"),
+        (&["--group", "gone"], "for the group `gone`"),
+    ] {
+        let (code, _, stderr) = desk.check(args).run().await;
+        assert!(code == Some(64) && stderr.contains(told), "{args:?}: {code:?} {stderr}");
+    }
+}

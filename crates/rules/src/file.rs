@@ -131,6 +131,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, [b'i', 0xff]).unwrap();
         }
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("circle")).unwrap();
         let files = read_dir(dir.path()).unwrap();
         assert_eq!(files, [file("a.yaml", "i\u{fffd}"), file("b/z.yml", "i\u{fffd}")]);
         assert!(read_dir(&dir.path().join("missing")).unwrap_err().to_string().contains("missing"));

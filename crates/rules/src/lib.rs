@@ -37,7 +37,9 @@ pub use nearest::{did_you_mean, nearest};
 pub use plan::{CheckPlan, PlannedRule};
 pub use probes::capability_names;
 pub use rule::{Check, Implementation, Leaf, PlatformSpec, Rule, Value, When};
-pub use variables::{Builtin, VariableError, VariableKind, Variables, builtin_variables, template_names};
+pub use variables::{
+    Builtin, VariableError, VariableKind, Variables, builtin_variables, site_values, template_names,
+};
 
 /// Names the meaning of rules: it changes when the same rules and observations could give another verdict, so that
 /// a scan by a newer engine is never mistaken for "nothing changed".

@@ -183,6 +183,12 @@ pub struct CheckArgs {
     /// Variable KEY=VALUE; repeatable
     #[arg(long = "var")]
     pub variables: Vec<String>,
+    /// Configuration directory with the site's values for variables; the one of an installed Kensa when absent
+    #[arg(long, value_name = "DIR")]
+    pub config: Option<PathBuf>,
+    /// Group of the host whose values in that directory hold; repeatable, later ones over earlier ones
+    #[arg(long = "group")]
+    pub groups: Vec<String>,
     /// Capability NAME=BOOL that replaces what the probe found; repeatable
     #[arg(long = "capability")]
     pub capabilities: Vec<String>,

@@ -3,7 +3,21 @@
 use std::collections::BTreeMap;
 
 use super::{VariableKind, builtin_variables, is_name};
+use crate::corpus::problem;
+use crate::file::{CorpusFile, Problem};
 use crate::yaml::{Fault, Kind, Node, Scalar, parse};
+
+/// Reads a file of a site's own values, written as a corpus's `defaults.yml` is.
+///
+/// # Errors
+/// Everything that is wrong with it; then none of its values should be used.
+pub fn site_values(file: &CorpusFile) -> Result<BTreeMap<String, String>, Vec<Problem>> {
+    let (values, faults) = read(&file.text);
+    if faults.is_empty() {
+        return Ok(values);
+    }
+    Err(faults.into_iter().map(|fault| problem(file, fault.at, fault)).collect())
+}
 
 /// Reads the `variables` map of a defaults file: the good ones, and what is wrong with the others.
 pub(crate) fn read(text: &str) -> (BTreeMap<String, String>, Vec<Fault>) {

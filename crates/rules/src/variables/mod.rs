@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 pub use defaults::{Builtin, builtin_variables};
 
 pub(crate) use corpus_defaults::read as read_corpus_defaults;
+pub use corpus_defaults::site_values;
 pub use template::template_names;
 pub(crate) use template::{Filled, fill};
 

@@ -8,6 +8,7 @@ use openwatch_model::scan::Selection;
 use openwatch_remote::Target;
 use openwatch_rules::{Corpus, Variables, capability_names, did_you_mean, template_names};
 
+use super::site;
 use crate::cli::CheckArgs;
 use crate::corpus_files;
 use crate::exit::Failure;
@@ -44,7 +45,8 @@ pub(super) fn user_and_rest(text: &str) -> Option<(&str, &str)> {
     text.rsplit_once('@').filter(|(user, rest)| !user.is_empty() && !rest.is_empty())
 }
 
-pub(super) fn corpus(args: &CheckArgs) -> Result<Corpus, Failure> {
+/// Variables, lowest first: built-in, the corpus's own, the site's, the command line's.
+pub(super) fn corpus(args: &CheckArgs, target: &Target) -> Result<Corpus, Failure> {
     let files = corpus_files::load(args.rules.as_deref())?;
     let mut pairs = BTreeMap::new();
     for pair in &args.variables {
@@ -53,9 +55,11 @@ pub(super) fn corpus(args: &CheckArgs) -> Result<Corpus, Failure> {
             .ok_or_else(|| Failure::usage(format!("a variable is written KEY=VALUE, not `{pair}`")))?;
         pairs.insert(name.to_owned(), value.to_owned());
     }
-    let variables = Variables::builtin().with(&pairs).map_err(|errors| {
-        Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))
-    })?;
+    let site = site::values(args, &target.address)?;
+    let variables =
+        Variables::builtin().with(&site).and_then(|variables| variables.with(&pairs)).map_err(|errors| {
+            Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  "))
+        })?;
     if !pairs.is_empty() {
         let mut known: BTreeSet<String> =
             Corpus::load(&files, &Variables::builtin()).variables().keys().cloned().collect();
@@ -211,7 +215,10 @@ mod tests {
     fn what_is_mistyped_is_named_with_what_was_meant() {
         let told = |line: &[&str]| {
             let args = args(line);
-            let failed = corpus(&args).and_then(|corpus| selection(&args, &corpus)).err();
+            let failed = target(&args)
+                .and_then(|target| corpus(&args, &target))
+                .and_then(|corpus| selection(&args, &corpus))
+                .err();
             failed.map(|f| f.error.to_string()).unwrap_or_default()
         };
         assert_eq!(told(&["a@h"]), "");

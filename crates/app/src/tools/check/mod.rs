@@ -1,6 +1,6 @@
 //! `openwatch check`: measure a host now, without bus or database.
 //!
-//! `ask` turns the command line into what to measure, `login` into how to get in; `known_hosts` beside it knows which host
+//! `ask` turns the command line into what to measure, `site` adds the site's own values, `login` says how to get in; `known_hosts` beside it knows which host
 //! key to believe; `show` prints what came of it, and `explain` says what to do when nothing did.
 
 mod ask;
@@ -8,6 +8,7 @@ mod explain;
 mod jump;
 mod login;
 mod show;
+mod site;
 
 pub(crate) use ask::{known_capability, known_framework, severities};
 
@@ -37,7 +38,7 @@ const CLEAR_UP: Duration = Duration::from_secs(5);
 /// 64 for usage, 69 when the host is unreachable or refuses.
 pub async fn run(args: CheckArgs) -> Result<u8, Failure> {
     let target = ask::target(&args)?;
-    let corpus = ask::corpus(&args)?;
+    let corpus = ask::corpus(&args, &target)?;
     let selection = ask::selection(&args, &corpus)?;
     let capabilities = ask::capabilities(&args.capabilities)?;
     let secret = login::secret_of(&args)?;

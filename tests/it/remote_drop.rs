@@ -1,13 +1,14 @@
 //! Connections that break in the middle.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use openwatch_model::host::HostKeyMode;
 use openwatch_model::plan::{Command, Lost, Observation, Plan};
 use openwatch_remote::{HostKeyPolicy, Limits, RemoteError, RunOptions, connect};
-use openwatch_tests::sshd::Options;
+use openwatch_tests::sshd::{Options, Sshd};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -62,33 +63,120 @@ fn assert_all(observations: &[Observation]) {
     }
 }
 
+/// A line to a server whose first connection breaks after so many bytes from there.
+struct Line {
+    port: u16,
+    /// How many bytes of the first connection had passed after each piece that the server sent.
+    passed: Arc<Mutex<Vec<usize>>>,
+    connections: Arc<AtomicU32>,
+}
+
+impl Line {
+    async fn breaking(to: u16, after: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (passed, connections) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU32::new(0)));
+        let (notes, count) = (passed.clone(), connections.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                match count.fetch_add(1, Ordering::SeqCst) {
+                    0 => tokio::spawn(carry_noting(client, to, after, notes.clone())),
+                    _ => tokio::spawn(carry(client, to, usize::MAX)),
+                };
+            }
+        });
+        Self { port, passed, connections }
+    }
+
+    fn passed(&self) -> Vec<usize> {
+        self.passed.lock().expect("unpoisoned").clone()
+    }
+}
+
+async fn carry_noting(client: TcpStream, to: u16, limit: usize, passed: Arc<Mutex<Vec<usize>>>) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let up = async { tokio::io::copy(&mut from_client, &mut to_server).await };
+    let down = async {
+        let (mut buffer, mut sum) = (vec![0; 1 << 16], 0);
+        while sum < limit {
+            let room = buffer.len().min(limit - sum);
+            let Ok(n @ 1..) = from_server.read(&mut buffer[..room]).await else { return };
+            sum += n;
+            passed.lock().expect("unpoisoned").push(sum);
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        _ = up => {}
+        () = down => {}
+    }
+}
+
+/// Runs twelve commands over a line that breaks; returns the line and, where the login was through, the reconnects. Every
+/// answer is right and told once, and no command runs again that had been answered before the break.
+async fn over_a_line_that_breaks(sshd: &Sshd, after: usize) -> (Line, Option<u32>) {
+    let line = Line::breaking(sshd.port(), after).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let ran = dir.path().join("ran");
+    let script = |i: usize| Command::new(format!("echo {i}; echo {i} >>'{}'", ran.display()));
+    let plan = Plan { commands: (0..12).map(script).collect() };
+    let limits = Limits { hello: Duration::from_secs(30), ..Limits::default() };
+    let (target, cancel) = (target(line.port, sshd.user()), CancellationToken::new());
+    let connection = connect(&target, &known(sshd), &limits, &cancel).await;
+    // A break before authentication is retried there.
+    let mut session = match connection.expect("connects").login(&sshd.secret()).await {
+        Ok(session) => session,
+        Err(RemoteError::Unreachable { .. }) => return (line, None),
+        Err(error) => panic!("after {after} bytes: {error}"),
+    };
+    let (told, early) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+    let tell = |index: usize, _: &Observation| {
+        told.lock().expect("unpoisoned").push(index);
+        if line.connections.load(Ordering::SeqCst) == 1 {
+            early.lock().expect("unpoisoned").push(index.to_string());
+        }
+    };
+    let options = RunOptions { on_progress: Some(&tell), ..RunOptions::within(Duration::from_secs(60)) };
+    let (observations, report) = session.run(&plan, &options, &sshd.secret()).await.expect("runs");
+    session.close().await;
+    assert_all(&observations);
+    assert!(report.reconnects <= 1 && report.fallback.is_none(), "after {after} bytes: {report:?}");
+    let mut told = told.into_inner().expect("unpoisoned");
+    told.sort_unstable();
+    assert_eq!(told, (0..12).collect::<Vec<_>>(), "after {after} bytes");
+    let ran = std::fs::read_to_string(&ran).expect("something ran");
+    for index in early.into_inner().expect("unpoisoned") {
+        assert_eq!(ran.lines().filter(|line| *line == index).count(), 1, "{index} after {after} bytes");
+    }
+    (line, Some(report.reconnects))
+}
+
 // @spec remote-session
 // @ac AC-04
 #[tokio::test]
-async fn a_break_at_any_point_is_repaired_once() {
+async fn a_break_at_any_packet_is_repaired_once() {
     proves("AC-04");
     let sshd = Options::new().start();
-    let plan = numbered(40);
-    let cancel = CancellationToken::new();
-    let mut reconnects = 0;
-    for bytes in (500..12_000).step_by(700) {
-        let (port, _) = cutting(sshd.port(), bytes, 1, sshd.port()).await;
-        let connection =
-            connect(&target(port, sshd.user()), &known(&sshd), &Limits::default(), &cancel).await;
-        // A break before authentication is retried there.
-        let session = connection.expect("connects").login(&sshd.secret()).await;
-        let mut session = match session {
-            Ok(session) => session,
-            Err(RemoteError::Unreachable { .. }) => continue,
-            Err(error) => panic!("after {bytes} bytes: {error}"),
-        };
-        let options = RunOptions::within(Duration::from_secs(30));
-        let (observations, report) = session.run(&plan, &options, &sshd.secret()).await.expect("runs");
-        assert_all(&observations);
-        assert!(report.reconnects <= 1, "{report:?}");
-        reconnects += report.reconnects;
-    }
-    assert!(reconnects >= 5, "the test has to hit the run itself: {reconnects}");
+    let (line, _) = over_a_line_that_breaks(&sshd, usize::MAX).await;
+    let pieces = line.passed();
+    let whole = *pieces.last().expect("the server speaks");
+    // After each piece that the server sent. No packet is as short as the long test's step.
+    let breaks: Vec<usize> = match std::env::var_os("OPENWATCH_LONG") {
+        Some(_) => (1..whole).step_by(24).collect(),
+        None => pieces.clone(),
+    };
+    let results: Vec<Option<u32>> = futures::stream::iter(&breaks)
+        .map(|after| async { over_a_line_that_breaks(&sshd, *after).await.1 })
+        .buffer_unordered(4)
+        .collect()
+        .await;
+    let repaired = results.iter().filter(|reconnects| **reconnects == Some(1)).count();
+    println!("{} breaks over {whole} bytes in {} pieces, {repaired} in the run", breaks.len(), pieces.len());
+    assert!(repaired >= 10, "the test has to hit the run itself: {results:?}");
 }
 
 // @spec remote-session

@@ -55,7 +55,8 @@ async fn one_that_ignores_being_asked_to_stop() {
 async fn a_hundred_megabytes() {
     proves("AC-03");
     let sshd = Options::new().start();
-    for bad in ["head -c 100000000 /dev/zero", "head -c 100000000 /dev/zero >&2", "yes 7773"] {
+    for bad in ["head -c 100000000 /dev/zero", "head -c 100000000 /dev/zero >&2", "yes 7773", "yes 7773 >&2"]
+    {
         let (observations, _) = run(&sshd, &around(Command::new(bad))).await;
         assert_eq!(observations[3], Observation::Lost(Lost::TooMuchOutput), "{bad}");
         assert_neighbours_fine(&observations);
@@ -80,6 +81,77 @@ async fn output_up_to_the_cap_is_whole() {
         assert_eq!(observations[1], Observation::Lost(Lost::TooMuchOutput));
         assert_eq!(observations[2], Observation::Lost(Lost::TooMuchOutput));
     }
+}
+
+/// What is kept of one host is bounded, and whoever comes too late for it is told from one that floods.
+#[tokio::test]
+async fn a_host_that_says_much_in_all_has_no_command_to_blame() {
+    let sshd = Options::new().start();
+    let caps = Caps { check_bytes: 100_000, host_bytes: 150_000 };
+    let options = RunOptions { caps, lanes: 1, ..RunOptions::within(Duration::from_secs(30)) };
+    let much = "head -c 60000 /dev/zero";
+    let plan = plan(&[much, much, much, "echo little", "head -c 100001 /dev/zero"]);
+    let (observations, _) = run_with(&sshd, &plan, &sshd.secret(), &options).await.expect("runs");
+    assert_eq!((done(&observations[0]).stdout.len(), done(&observations[1]).stdout.len()), (60_000, 60_000));
+    assert_eq!(observations[2], Observation::Lost(Lost::NoRoom));
+    assert_eq!(out(&observations[3]), "little\n");
+    assert_eq!(observations[4], Observation::Lost(Lost::TooMuchOutput));
+}
+
+/// What it says buys it no time.
+// @spec remote-session
+// @ac AC-03
+#[tokio::test]
+async fn a_byte_a_second_is_no_answer() {
+    proves("AC-03");
+    let sshd = Options::new().start();
+    for (isolate, stream) in [(false, ""), (false, ">&2"), (true, "")] {
+        let trickle = format!("while :; do printf 7781 {stream}; sleep 1; done");
+        let (observations, _) = run(&sshd, &around(Command { isolate, ..limited(&trickle, 2) })).await;
+        assert_eq!(observations[3], Observation::Lost(Lost::Timeout), "{trickle}");
+        assert_neighbours_fine(&observations);
+    }
+    gone("printf 7781", Duration::from_secs(5)).await;
+}
+
+/// As one that waits for a dead disk: it hears no signal, for it is in no group that we know. We cannot end it, but
+/// neither does it hold up the scan, whatever it keeps open.
+// @spec remote-session
+// @ac AC-03
+#[tokio::test]
+async fn one_that_no_signal_reaches_holds_nobody_up() {
+    proves("AC-03");
+    let sshd = Options::new().start();
+    let stays = "trap '' TERM HUP INT; sleep 37";
+    for isolate in [false, true] {
+        let bad = Command { isolate, ..limited(&format!("setsid -w sh -c \"{stays}\"; echo late"), 1) };
+        let since = Instant::now();
+        let (observations, _) = run(&sshd, &around(bad)).await;
+        assert_eq!(observations[3], Observation::Lost(Lost::Timeout), "isolated: {isolate}");
+        assert_neighbours_fine(&observations);
+        assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
+    }
+}
+
+/// A daemon that a command starts keeps its streams, and says more on them than anybody reads.
+// @spec remote-session
+// @ac AC-03
+#[tokio::test]
+async fn a_child_that_has_left_holds_nobody_up() {
+    proves("AC-03");
+    let sshd = Options::new().start();
+    for (isolate, does) in [(false, "sleep 37"), (true, "sleep 37"), (true, "timeout 8 yes 7782 >&2")] {
+        // The second fork leaves the group and the session; its parent is gone.
+        let bad = Command { isolate, ..Command::new(format!("(setsid sh -c '{does}' &); echo gone")) };
+        let since = Instant::now();
+        let (observations, report) = run(&sshd, &around(bad)).await;
+        assert_eq!(out(&observations[3]), "gone\n", "{does}");
+        assert_neighbours_fine(&observations);
+        assert_eq!((report.restarts, report.reconnects), (0, 0), "{does}");
+        assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
+    }
+    // Not ours to end, but it must have an end before the next test counts processes.
+    gone("yes 7782", Duration::from_secs(15)).await;
 }
 
 // @spec remote-session

@@ -253,6 +253,28 @@ async fn talk_without_end() {
     }
 }
 
+/// Every answer, forged or not, at a byte a second: there is a limit to each command and one to all of them.
+#[tokio::test]
+async fn a_byte_a_second() {
+    let server = Scripted::start(
+        |_| {},
+        |mut act: Act| async move {
+            if act.command.is_none() {
+                return;
+            }
+            let Some(nonce) = act.hello().await else { return };
+            for byte in format!("\n{nonce} B 0 -\nx\n\n{nonce} E 0 0 -\n").bytes() {
+                if act.handle.data(act.channel, vec![byte]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        },
+    )
+    .await;
+    all_lost(measure(&server).await, "a byte a second");
+}
+
 /// Channels that the server opens to us: nothing of ours answers them, and the run goes on.
 #[tokio::test]
 async fn a_server_that_wants_something_of_us() {

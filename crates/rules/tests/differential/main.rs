@@ -7,6 +7,7 @@ mod host;
 mod rules;
 mod simple;
 mod states;
+mod walks;
 
 use openwatch_model::Status;
 use openwatch_model::scan::Selection;
@@ -82,6 +83,31 @@ fn one_query_for_all_packages_says_what_each_own_command_says() {
         let files: Vec<_> = rules::packages();
         compare(seed, &host, &files);
     }
+}
+
+/// How many walks of these rules are made for several of them.
+fn shared_walks(files: &[CorpusFile]) -> usize {
+    let corpus = Corpus::load(files, &Variables::builtin());
+    let plan = corpus.plan(&Facts::default(), &Selection::full()).plan;
+    plan.commands.iter().filter(|command| command.script.starts_with("# one walk of ")).count()
+}
+
+#[test]
+fn one_walk_of_a_tree_says_what_each_own_walk_says() {
+    let (mut all, mut shared) = ([0; 4], 0);
+    for seed in 2000..2000 + hosts() * 2 {
+        let mut dice = Dice::new(seed);
+        let host = Host::new();
+        walks::tree(&host, &mut dice);
+        let files: Vec<_> = (0..20).map(|i| rules::file(i, &walks::check(&host, &mut dice))).collect();
+        shared += shared_walks(&files);
+        for (sum, count) in all.iter_mut().zip(compare(seed, &host, &files)) {
+            *sum += count;
+        }
+    }
+    println!("{shared} shared walks; pass {}, fail {}", all[0], all[1]);
+    assert!(shared as u64 > hosts(), "{shared}");
+    assert!(all[0] * 6 > all[1] && all[1] * 6 > all[0], "neither verdict is rare: {all:?}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(crate) fn some(host: &Host, dice: &mut Dice, count: usize) -> Vec<CorpusFile
 }
 
 /// Double-quoted YAML that means this text.
-fn text(text: &str) -> String {
+pub(crate) fn text(text: &str) -> String {
     format!(
         "\"{}\"",
         text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").replace('\t', "\\t")
@@ -76,7 +76,7 @@ fn check(host: &Host, dice: &mut Dice, turn: usize) -> String {
         ", not_assessable_exit: 3",
         ", expected_exit: 3, not_assessable_exit: 3",
     ]);
-    match turn % 20 {
+    match turn % 22 {
         0 => {
             let script = text(dice.pick(&[
                 "echo out; exit 0",
@@ -221,6 +221,7 @@ fn check(host: &Host, dice: &mut Dice, turn: usize) -> String {
             4 => "method: grub_parameter, key: quiet, expected: '1'".to_owned(),
             _ => "method: nonsense, name: x".to_owned(),
         },
+        19 | 20 => super::walks::check(host, dice),
         _ => {
             let pattern = text(dice.pick(&["key", "^key\\s*=", "a\nb\n", "it's", "[", "$x", "-v", "KEY"]));
             match dice.below(4) {

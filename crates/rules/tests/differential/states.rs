@@ -47,6 +47,7 @@ pub(crate) fn set(host: &Host, dice: &mut Dice) {
     let kind = dice.below(30);
     packages(host, dice, kind);
     files(host, dice);
+    super::walks::tree(host, dice);
     // Each tool may be missing, and may fail although it speaks.
     let exit = |dice: &mut Dice| [0, 0, 1, 3, 255][dice.below(5)];
     if !dice.one_in(6) {

@@ -17,6 +17,7 @@ mod connection;
 mod dial;
 mod elevate;
 mod error;
+mod exec;
 mod fallback;
 mod feeder;
 mod frame;

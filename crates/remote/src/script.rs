@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::exec;
+
 /// 128 random bits in hex that mark our frames in a stream full of other text.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Nonce(String);
@@ -140,7 +142,11 @@ pub(crate) fn chunk(items: &[Item<'_>]) -> String {
             let _ = writeln!(text, "_kb {}", item.index);
         }
         let next = items.get(at + 1).map_or("-".to_owned(), |next| next.index.to_string());
-        let body = quote(item.script);
+        let body = if exec::is_one_program(item.script) {
+            quote(&format!("exec {}", item.script.trim()))
+        } else {
+            quote(item.script)
+        };
         let index = item.index;
         let _ = match (item.isolated.map(whole_seconds), item.login_shell) {
             (None, false) => writeln!(text, "_kr {index} {next} {body}"),

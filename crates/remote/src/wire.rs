@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 const READ_AT_ONCE: usize = 4096;
 /// Between two sips. A command ends every millisecond or so and sends three small packets; waking up for each of them
 /// would cost more than everything else we do for a host.
-pub(crate) const SIP: Duration = Duration::from_millis(4);
+pub(crate) const SIP: Duration = Duration::from_millis(10);
 
 /// A stream for SSH, whose library asks for each packet in two halves: it reads more than it is asked for. Nothing is kept
 /// for that while nothing comes, since most connections are idle most of the time.

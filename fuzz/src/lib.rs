@@ -7,7 +7,7 @@ use openwatch_model::outcome::Status;
 use openwatch_model::plan::{Done, Observation};
 use openwatch_model::scan::Selection;
 use openwatch_remote::known_hosts::{KnownHosts, render};
-use openwatch_rules::{Corpus, CorpusFile, Facts, Variables, lint};
+use openwatch_rules::{Corpus, CorpusFile, Facts, Variables, lint, site_values};
 
 /// The frames of a lane: two bytes say how the stream is cut up, the rest is the stream.
 pub fn frames(data: &[u8]) {
@@ -19,10 +19,15 @@ pub fn frames(data: &[u8]) {
     }
 }
 
-/// A rule file: it is one rule or one problem, and planning and judging it never fails.
+/// A rule file: it is one rule or one problem, and planning and judging it never fails. As a file of a site's values it has
+/// them all, or says what is wrong with some.
 pub fn rules(data: &[u8]) {
     let text = String::from_utf8_lossy(data).into_owned();
     let files = [CorpusFile { path: "any/any.yml".into(), text }];
+    match site_values(&files[0]) {
+        Ok(values) => assert!(Variables::builtin().with(&values).is_ok(), "{values:?}"),
+        Err(problems) => assert!(problems.iter().all(|p| p.line >= 1 && p.column >= 1)),
+    }
     let corpus = Corpus::load(&files, &Variables::builtin());
     assert_eq!(corpus.rules().count() + corpus.unusable().count(), 1);
     assert_eq!(corpus.unusable().count() == 1, !corpus.problems().is_empty());

@@ -1,5 +1,22 @@
 //! The schedule of each host. The scheduler is the only writer of this table (SCH-26).
 
+/// The facts of a row that has their columns: the one place that reads them, whatever else a statement returns.
+macro_rules! facts {
+    ($row:expr) => {
+        openwatch_model::audit::ScheduleFacts {
+            compliance_state: $row.compliance_state,
+            compliance_score: $row.score,
+            has_critical_findings: $row.has_critical_findings,
+            current_interval_minutes: $row.current_interval_minutes,
+            next_scheduled_scan: $row.next_scheduled_scan,
+            next_reason: $row.next_reason,
+            maintenance_mode: $row.maintenance_mode,
+            maintenance_until: $row.maintenance_until,
+            policy_version_at_last_scan: $row.policy_version_at_last_scan,
+        }
+    };
+}
+
 mod due;
 mod maintenance;
 mod rate;
@@ -45,8 +62,7 @@ pub struct Reschedule<'a> {
 /// # Errors
 /// The database is away.
 pub async fn lock(tx: &mut Tx<'_>, host: HostId) -> Result<Option<ScheduleFacts>, StoreError> {
-    let row = sqlx::query_as!(
-        FactsRow,
+    let row = sqlx::query!(
         r#"select compliance_state, compliance_score::float8 as score, has_critical_findings,
              current_interval_minutes, next_scheduled_scan, next_reason, maintenance_mode, maintenance_until,
              policy_version_at_last_scan
@@ -55,7 +71,7 @@ pub async fn lock(tx: &mut Tx<'_>, host: HostId) -> Result<Option<ScheduleFacts>
     )
     .fetch_optional(tx.connection())
     .await?;
-    Ok(row.as_ref().map(FactsRow::facts))
+    Ok(row.map(|row| facts!(row)))
 }
 
 /// Moves a host's schedule after a scan, unless a newer scan has moved it already. Returns the row before and after.
@@ -72,8 +88,7 @@ pub async fn update_after_scan(
         Some((state, score, critical)) => (Some(state.as_str()), score.percent(), Some(critical)),
         None => (None, None, None),
     };
-    let row = sqlx::query_as!(
-        FactsRow,
+    let row = sqlx::query!(
         r#"update host_compliance_schedule
            set compliance_state = coalesce($3, compliance_state),
                -- An undefined score is stored as such; a failed scan leaves the score alone.
@@ -105,33 +120,5 @@ pub async fn update_after_scan(
     )
     .fetch_optional(tx.connection())
     .await?;
-    Ok(row.map(|row| (prior, row.facts())))
-}
-
-struct FactsRow {
-    compliance_state: String,
-    score: Option<f64>,
-    has_critical_findings: bool,
-    current_interval_minutes: i32,
-    next_scheduled_scan: Timestamp,
-    next_reason: String,
-    maintenance_mode: bool,
-    maintenance_until: Option<Timestamp>,
-    policy_version_at_last_scan: Option<String>,
-}
-
-impl FactsRow {
-    fn facts(&self) -> ScheduleFacts {
-        ScheduleFacts {
-            compliance_state: self.compliance_state.clone(),
-            compliance_score: self.score,
-            has_critical_findings: self.has_critical_findings,
-            current_interval_minutes: self.current_interval_minutes,
-            next_scheduled_scan: self.next_scheduled_scan,
-            next_reason: self.next_reason.clone(),
-            maintenance_mode: self.maintenance_mode,
-            maintenance_until: self.maintenance_until,
-            policy_version_at_last_scan: self.policy_version_at_last_scan.clone(),
-        }
-    }
+    Ok(row.map(|row| (prior, facts!(row))))
 }

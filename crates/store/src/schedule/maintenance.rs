@@ -3,7 +3,7 @@
 use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::{HostId, Timestamp};
 
-use super::{FactsRow, Moved};
+use super::Moved;
 use crate::{StoreError, Tx};
 
 /// What a person wants of a host's schedule.
@@ -82,8 +82,7 @@ pub async fn grant(tx: &mut Tx<'_>) -> Result<Vec<Granted>, StoreError> {
         if prior.maintenance_mode == wish.maintenance && prior.maintenance_until == wish.until {
             continue;
         }
-        let row = sqlx::query_as!(
-            FactsRow,
+        let row = sqlx::query!(
             r#"update host_compliance_schedule
                set maintenance_mode = $2, maintenance_until = $3, updated_at = $4
                where host_id = $1
@@ -101,7 +100,7 @@ pub async fn grant(tx: &mut Tx<'_>) -> Result<Vec<Granted>, StoreError> {
             actor: wish.actor,
             correlation: wish.correlation,
             maintenance: wish.maintenance,
-            moved: (host, prior, row.facts()),
+            moved: (host, prior, facts!(row)),
         });
     }
     Ok(granted)
@@ -128,26 +127,15 @@ pub async fn sweep(tx: &mut Tx<'_>) -> Result<Vec<Moved>, StoreError> {
            set maintenance_mode = false, maintenance_until = null, updated_at = $1
            from over where over.host_id = s.host_id
            returning s.host_id, s.compliance_state, s.compliance_score::float8 as score, s.has_critical_findings,
-             s.current_interval_minutes, s.next_scheduled_scan, s.next_reason, s.policy_version_at_last_scan,
-             over.maintenance_until"#,
+             s.current_interval_minutes, s.next_scheduled_scan, s.next_reason, s.maintenance_mode, s.maintenance_until,
+             s.policy_version_at_last_scan, over.maintenance_until as until"#,
         tx.now()
     )
     .fetch_all(tx.connection())
     .await?;
     let moved = rows.into_iter().map(|r| {
-        let new = ScheduleFacts {
-            compliance_state: r.compliance_state,
-            compliance_score: r.score,
-            has_critical_findings: r.has_critical_findings,
-            current_interval_minutes: r.current_interval_minutes,
-            next_scheduled_scan: r.next_scheduled_scan,
-            next_reason: r.next_reason,
-            maintenance_mode: false,
-            maintenance_until: None,
-            policy_version_at_last_scan: r.policy_version_at_last_scan,
-        };
-        let prior =
-            ScheduleFacts { maintenance_mode: true, maintenance_until: r.maintenance_until, ..new.clone() };
+        let new = facts!(r);
+        let prior = ScheduleFacts { maintenance_mode: true, maintenance_until: r.until, ..new.clone() };
         (HostId(r.host_id), prior, new)
     });
     Ok(moved.collect())

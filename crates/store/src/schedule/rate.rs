@@ -87,17 +87,7 @@ pub async fn spread(tx: &mut Tx<'_>, per_minute: u32) -> Result<Vec<Moved>, Stor
     .fetch_all(tx.connection())
     .await?;
     let moved = rows.into_iter().map(|r| {
-        let prior = ScheduleFacts {
-            compliance_state: r.compliance_state,
-            compliance_score: r.score,
-            has_critical_findings: r.has_critical_findings,
-            current_interval_minutes: r.current_interval_minutes,
-            next_scheduled_scan: r.next_scheduled_scan,
-            next_reason: r.next_reason,
-            maintenance_mode: r.maintenance_mode,
-            maintenance_until: r.maintenance_until,
-            policy_version_at_last_scan: r.policy_version_at_last_scan,
-        };
+        let prior = facts!(r);
         let new = ScheduleFacts {
             next_scheduled_scan: r.next_at,
             next_reason: DueReason::Spread.as_str().to_owned(),

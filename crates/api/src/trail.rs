@@ -37,8 +37,8 @@ pub(crate) async fn tell(
 async fn send(tx: &mut Tx<'_>, message: Outgoing) -> Result<(), StoreError> {
     let Outgoing { subject, message_id, headers, payload } = message;
     let headers = headers.into_iter().collect();
-    outbox::put(tx, SENDER, &[OutboxMessage { message_id, subject, headers, payload: payload.to_vec() }])
-        .await
+    let message = OutboxMessage { message_id, subject, headers, payload: payload.to_vec(), packed: false };
+    outbox::put(tx, SENDER, &[message]).await
 }
 
 fn records(row: AuditRow) -> Records {

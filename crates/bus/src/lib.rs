@@ -14,6 +14,7 @@ pub mod dead_letter;
 mod error;
 pub mod message;
 pub mod object;
+pub mod pack;
 mod publish;
 mod request;
 pub mod stream;

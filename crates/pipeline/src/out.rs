@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use openwatch_bus::Outgoing;
 use openwatch_bus::message::audit::{CHUNK, Records};
 use openwatch_bus::message::event::{Body, Event};
+use openwatch_bus::pack::{self, Unpackable};
 use openwatch_bus::trace::Traceparent;
 use openwatch_model::audit::{Actor, Audit};
 use openwatch_model::{HostId, Timestamp};
@@ -19,7 +20,10 @@ pub(crate) struct Out {
     actor: Actor,
     context: Context,
     trace: Traceparent,
+    /// What somebody may ask for by its id before it is sent.
     messages: Vec<Outgoing>,
+    /// Events and records: nobody does.
+    told: Vec<Outgoing>,
     audit: BTreeMap<String, Vec<AuditRow>>,
 }
 
@@ -35,6 +39,7 @@ impl Out {
             context,
             trace,
             messages: Vec::new(),
+            told: Vec::new(),
             audit: BTreeMap::new(),
         }
     }
@@ -57,7 +62,7 @@ impl Out {
         self
     }
 
-    /// Sends a message.
+    /// Sends a message, in a row of its own.
     pub(crate) fn send(&mut self, message: Outgoing) {
         self.messages.push(message);
     }
@@ -77,7 +82,7 @@ impl Out {
     ) -> Uuid {
         let id = tx.new_id();
         let event = Event { id, host, at, cause: self.context.cause.clone(), body: body.into() };
-        self.messages.push(event.encode(Some(self.trace.child())));
+        self.told.push(event.encode(Some(self.trace.child())));
         id
     }
 
@@ -103,11 +108,12 @@ impl Out {
     pub(crate) async fn flush(mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for (code, rows) in &self.audit {
             for chunk in rows.chunks(CHUNK) {
-                self.messages.push(records(tx, code, chunk).encode(Some(self.trace.child())));
+                self.told.push(records(tx, code, chunk).encode(Some(self.trace.child())));
             }
         }
-        let messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
-        outbox::put(tx, self.sender, &messages).await
+        let mut rows: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
+        rows.extend(together(self.told));
+        outbox::put(tx, self.sender, &rows).await
     }
 
     /// [`Out::flush`], then commits.
@@ -133,20 +139,96 @@ fn records(tx: &Tx<'_>, code: &str, rows: &[AuditRow]) -> Records {
     }
 }
 
+/// Bytes that share a row, before they are packed: the relay takes many rows at once.
+const TOGETHER: usize = 16 << 10;
+
+/// What one unit of work tells, in as few rows as may be.
+fn together(told: Vec<Outgoing>) -> Vec<OutboxMessage> {
+    let mut rows: Vec<Vec<Outgoing>> = Vec::new();
+    let mut bytes = 0;
+    for message in told {
+        bytes += message.payload.len();
+        match rows.last_mut() {
+            Some(row) if bytes <= TOGETHER => row.push(message),
+            _ => {
+                bytes = message.payload.len();
+                rows.push(vec![message]);
+            }
+        }
+    }
+    rows.iter().filter_map(|row| packed(row)).collect()
+}
+
+fn packed(several: &[Outgoing]) -> Option<OutboxMessage> {
+    let first = several.first()?;
+    Some(OutboxMessage {
+        message_id: first.message_id.clone(),
+        subject: first.subject.clone(),
+        headers: BTreeMap::new(),
+        payload: pack::pack(several),
+        packed: true,
+    })
+}
+
+/// A message as a row of its own.
 pub(crate) fn outbox_message(message: Outgoing) -> OutboxMessage {
     OutboxMessage {
         message_id: message.message_id,
         subject: message.subject,
         headers: message.headers.into_iter().collect(),
         payload: message.payload.into(),
+        packed: false,
     }
 }
 
-pub(crate) fn outgoing(message: OutboxMessage) -> Outgoing {
-    Outgoing {
-        message_id: message.message_id,
-        subject: message.subject,
-        headers: message.headers.into_iter().collect(),
-        payload: message.payload.into(),
+/// What a row holds; the row as it is when that cannot be read.
+pub(crate) fn messages_of(row: OutboxMessage) -> Result<Vec<Outgoing>, Box<(Outgoing, Unpackable)>> {
+    let unpacked = row.packed.then(|| pack::unpack(&row.payload));
+    let plain = Outgoing {
+        message_id: row.message_id,
+        subject: row.subject,
+        headers: row.headers.into_iter().collect(),
+        payload: row.payload.into(),
+    };
+    match unpacked {
+        None => Ok(vec![plain]),
+        Some(Ok(several)) => Ok(several),
+        Some(Err(error)) => Err(Box::new((plain, error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_messages_share_a_row_and_large_ones_have_their_own() {
+        let of = |n: usize, bytes: usize| Outgoing {
+            subject: "ow.v1.evt.x".to_owned(),
+            message_id: n.to_string(),
+            headers: Vec::new(),
+            payload: vec![b'x'; bytes].into(),
+        };
+        let told: Vec<_> =
+            [1, 9, TOGETHER, TOGETHER + 1, 7, 7].into_iter().enumerate().map(|(n, b)| of(n, b)).collect();
+        let rows = together(told.clone());
+        assert_eq!(rows.iter().map(|row| row.message_id.as_str()).collect::<Vec<_>>(), ["0", "2", "3", "4"]);
+        let sent: Vec<_> = rows.into_iter().flat_map(|row| messages_of(row).unwrap()).collect();
+        assert_eq!(sent, told);
+        assert_eq!(together(Vec::new()), []);
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_given_back_whole() {
+        let row = OutboxMessage {
+            message_id: "m".to_owned(),
+            subject: "ow.v1.evt.x".to_owned(),
+            headers: BTreeMap::new(),
+            payload: b"\x09later".to_vec(),
+            packed: true,
+        };
+        let (message, error) = *messages_of(row).unwrap_err();
+        assert_eq!((message.message_id.as_str(), &message.payload[..]), ("m", &b"\x09later"[..]));
+        assert!(matches!(error, Unpackable::Form(9)));
     }
 }

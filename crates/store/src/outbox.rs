@@ -16,6 +16,8 @@ pub struct OutboxMessage {
     pub headers: BTreeMap<String, String>,
     /// Bytes.
     pub payload: Vec<u8>,
+    /// The payload is several messages, packed; id and subject are the first one's, and the headers are in there.
+    pub packed: bool,
 }
 
 /// A message that waits.
@@ -49,11 +51,12 @@ pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> R
     let subjects: Vec<String> = messages.iter().map(|m| m.subject.clone()).collect();
     let headers: Vec<serde_json::Value> = messages.iter().map(|m| serde_json::json!(m.headers)).collect();
     let payloads: Vec<Vec<u8>> = messages.iter().map(|m| m.payload.clone()).collect();
+    let packed: Vec<bool> = messages.iter().map(|m| m.packed).collect();
     sqlx::query!(
-        "insert into outbox (sender, message_id, subject, headers, payload, created_at)
-         select $1, m.message_id, m.subject, m.headers, m.payload, $6
-         from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[])
-           with ordinality as m (message_id, subject, headers, payload, place)
+        "insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
+         select $1, m.message_id, m.subject, m.headers, m.payload, m.packed, $6
+         from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
+           with ordinality as m (message_id, subject, headers, payload, packed, place)
          order by m.place
          on conflict (message_id) do nothing",
         sender,
@@ -62,6 +65,7 @@ pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> R
         &headers,
         &payloads,
         tx.now(),
+        &packed,
     )
     .execute(tx.connection())
     .await?;
@@ -75,7 +79,7 @@ pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> R
 /// The database is away.
 pub async fn take(store: &Store, sender: &str, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
     let rows = sqlx::query!(
-        "select id, message_id, subject, headers, payload from outbox where sender = $1 order by id limit $2",
+        "select id, message_id, subject, headers, payload, packed from outbox where sender = $1 order by id limit $2",
         sender,
         i64::from(limit),
     )
@@ -85,8 +89,13 @@ pub async fn take(store: &Store, sender: &str, limit: u32) -> Result<Vec<OutboxR
         .map(|r| {
             let headers = serde_json::from_value(r.headers)
                 .map_err(|_| StoreError::unknown_word("set of message headers", &r.message_id))?;
-            let message =
-                OutboxMessage { message_id: r.message_id, subject: r.subject, headers, payload: r.payload };
+            let message = OutboxMessage {
+                message_id: r.message_id,
+                subject: r.subject,
+                headers,
+                payload: r.payload,
+                packed: r.packed,
+            };
             Ok(OutboxRow { id: r.id, message })
         })
         .collect()
@@ -101,7 +110,20 @@ pub async fn remove(store: &Store, ids: &[i64]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Forgets one message together with what is told of it. Called by the relay for what the bus refuses for ever.
+/// Puts what a row still has to say in its place, each message for itself. Called by the relay when the bus took only
+/// some of them.
+///
+/// # Errors
+/// The database is away; the row stays as it was.
+pub async fn replace(store: &Store, id: i64, sender: &str, rest: &[OutboxMessage]) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    if give_up(&mut tx, id).await? {
+        put(&mut tx, sender, rest).await?;
+    }
+    tx.commit().await
+}
+
+/// Forgets one row together with what is told of it. Called by the relay for what the bus refuses for ever.
 ///
 /// # Errors
 /// The database is away.

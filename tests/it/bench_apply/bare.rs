@@ -35,8 +35,8 @@ const BARE: &str = "
     select x.id, 'finding.persisted', 'info', 'worker', 'w1', $2, 'scan', $1::text, $1::text, $4, x.detail::jsonb, '{}', now()
     from unnest($12::uuid[], $13::text[]) as x (id, detail)
   ), o as (
-    insert into outbox (sender, message_id, subject, headers, payload, created_at)
-    select 'writer', x.id::text, x.subject, x.headers, x.payload, now()
+    insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
+    select 'writer', x.id::text, x.subject, x.headers, x.payload, true, now()
     from unnest($14::uuid[], $15::text[], $16::jsonb[], $17::bytea[]) as x (id, subject, headers, payload)
   ), s as (
     update scan set state = 'completed', finished_at = now() where id = $1

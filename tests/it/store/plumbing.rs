@@ -19,6 +19,7 @@ fn message(id: &str) -> OutboxMessage {
         subject: "ow.v1.evt.scan_completed.x".into(),
         headers: BTreeMap::from([("ce-id".into(), id.into())]),
         payload: vec![0, 159, 146, 150],
+        packed: false,
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) async fn replay(api: &Api, asking: &Asking, sequence: u64) -> Result<
     record(&mut tx, asking, &event).await?;
     let openwatch_bus::Outgoing { subject, message_id, headers, payload } = again;
     let headers = headers.into_iter().collect();
-    let message = OutboxMessage { message_id, subject, headers, payload: payload.to_vec() };
+    let message = OutboxMessage { message_id, subject, headers, payload: payload.to_vec(), packed: false };
     outbox::put(&mut tx, REPLAYER, &[message]).await?;
     Ok(tx.commit().await?)
 }

@@ -5,17 +5,17 @@
 use std::time::Duration;
 
 use openwatch_bus::dead_letter::DeadLetter;
-use openwatch_bus::{Bus, BusError, Outgoing, subject};
+use openwatch_bus::{Bus, Outgoing, subject};
 use openwatch_model::audit::{MessageDeadLettered, OutboxStalled};
 use openwatch_store::listen::{self, Wake};
 use openwatch_store::{RelayLock, Store, StoreError, outbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
-use crate::out::{Out, outgoing};
+use crate::out::{Out, messages_of, outbox_message};
 use crate::trail;
 
-/// Rows taken at once: as many as one atomic batch holds.
+/// Rows taken at once: about as many messages as one atomic batch holds.
 const BATCH: u32 = 1000;
 /// How often the outbox is looked at when nobody called.
 const POLL: Duration = Duration::from_secs(1);
@@ -120,47 +120,58 @@ struct Drained {
 /// Sends one batch.
 async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<Drained, StageError> {
     let rows = outbox::take(store, sender, BATCH).await?;
-    if rows.is_empty() {
-        return Ok(Drained { taken: 0, kept: 0 });
-    }
     let taken = rows.len();
-    let (ids, messages): (Vec<_>, Vec<_>) =
-        rows.into_iter().map(|row| (row.id, outgoing(row.message))).unzip();
+    let (mut of, mut messages) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
+    for row in rows {
+        match messages_of(row.message) {
+            Ok(some) => {
+                of.push((row.id, some.len()));
+                messages.extend(some);
+            }
+            Err(unreadable) => {
+                let (message, error) = *unreadable;
+                give_up(store, sender, row.id, message, &error.to_string()).await?;
+            }
+        }
+    }
     let answers = bus.publish_all(&messages).await;
+    let mut answered = messages.into_iter().zip(answers);
     let mut sent = Vec::with_capacity(taken);
-    let mut failed: Option<BusError> = None;
-    let (mut kept, mut refused) = (0usize, Vec::new());
-    for ((id, message), answer) in ids.into_iter().zip(messages).zip(answers) {
-        match answer {
-            Ok(_) => sent.push(id),
-            Err(error)
-                if error.is_verdict() && subject::stream_of(&message.subject) != Some(subject::DLQ) =>
-            {
+    let (mut kept, mut refused, mut outage) = (0usize, Vec::new(), None);
+    for (id, many) in of {
+        let answers = answered.by_ref().take(many);
+        let mut unsent: Vec<_> =
+            answers.filter_map(|(message, answer)| Some((message, answer.err()?))).collect();
+        if let Some(at) = unsent.iter().position(|(_, error)| error.is_outage()) {
+            outage = Some(unsent.swap_remove(at).1);
+        } else if many > 1 && !unsent.is_empty() {
+            // Each for itself the next time: what was sent is not sent again for the sake of the rest.
+            let alone: Vec<_> = unsent.into_iter().map(|(message, _)| outbox_message(message)).collect();
+            outbox::replace(store, id, sender, &alone).await?;
+        } else if let Some((message, error)) = unsent.pop() {
+            if error.is_verdict() && subject::stream_of(&message.subject) != Some(subject::DLQ) {
                 refused.push((id, message, error));
-            }
-            Err(error) => {
-                if !error.is_outage() {
-                    tracing::error!(sender, subject = message.subject, %error, "a message of the outbox is refused");
-                }
+            } else {
+                tracing::error!(sender, subject = message.subject, %error, "a message of the outbox is refused");
                 kept += 1;
-                failed = Some(error);
             }
+        } else {
+            sent.push(id);
         }
     }
     outbox::remove(store, &sent).await?;
     metrics::counter!("openwatch_outbox_relayed_total", "sender" => sender).increment(sent.len() as u64);
     for (id, message, error) in refused {
-        give_up(store, sender, id, message, &error).await?;
+        give_up(store, sender, id, message, &error.to_string()).await?;
     }
-    match failed {
-        Some(error) if error.is_outage() => Err(error.into()),
+    if let Some(error) = outage {
+        return Err(error.into());
+    }
+    if kept > 0 {
         // What we may not send may be ours to send tomorrow.
-        Some(_) => {
-            metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(kept as u64);
-            Ok(Drained { taken, kept })
-        }
-        None => Ok(Drained { taken, kept: 0 }),
+        metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(kept as u64);
     }
+    Ok(Drained { taken, kept })
 }
 
 /// The server will never take it: then it is a dead letter, in one `tx` with its end here.
@@ -169,9 +180,8 @@ async fn give_up(
     sender: &'static str,
     id: i64,
     message: Outgoing,
-    error: &BusError,
+    reason: &str,
 ) -> Result<(), StoreError> {
-    let reason = error.to_string();
     tracing::error!(sender, subject = message.subject, reason, "a message of the outbox is a dead letter");
     let mut tx = store.begin().await?;
     if !outbox::give_up(&mut tx, id).await? {
@@ -183,10 +193,10 @@ async fn give_up(
         subject: message.subject.clone(),
         stage: sender.to_owned(),
         deliveries: 1,
-        reason: reason.clone(),
+        reason: reason.to_owned(),
     };
     out.audit(&mut tx, &event).await?;
-    out.send(DeadLetter::of_unsent(sender, id.unsigned_abs(), message, &reason).encode());
+    out.send(DeadLetter::of_unsent(sender, id.unsigned_abs(), message, reason).encode());
     out.commit(tx).await?;
     metrics::counter!("openwatch_dead_lettered_total", "stage" => sender).increment(1);
     Ok(())

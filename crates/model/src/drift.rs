@@ -122,6 +122,7 @@ pub fn classify(prior: Score, current: Score, thresholds: Thresholds) -> DriftKi
 
 /// Rules that moved, by severity. Rules without a severity count as low.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SeverityCounts {
     /// Critical rules.
     pub critical: u32,
@@ -146,6 +147,7 @@ impl SeverityCounts {
 
 /// What the writer knew when it applied the scan. Drift needs nothing else, so it does not depend on when it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// Prior status of this scan's rules; rules first seen are no part of it.
     pub before: Score,
@@ -165,7 +167,7 @@ pub struct Summary {
     pub low_confidence: bool,
     /// Hardly any of this scan's rules were known before, so that `before` speaks of few of them: the corpus was
     /// replaced, say. Drift from it pages nobody.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub low_overlap: bool,
 }
 

@@ -17,10 +17,7 @@ use openwatch_model::transaction::{Change, RuleState};
 
 use crate::end::{self, Entry, OpenScan, Source};
 use crate::finding::{self, Finding};
-use crate::{StoreError, Tx, words};
-
-/// Timings kept of a scan, the slowest.
-const TIMINGS_KEPT: usize = 5;
+use crate::{StoreError, Tx, kept, words};
 
 /// A measured scan, as it goes on record.
 #[derive(Clone, Debug)]
@@ -183,9 +180,6 @@ async fn ledger(
     unchanged: bool,
 ) -> Result<(), StoreError> {
     let full = open.selection.is_full();
-    let timings = slowest(done.timings)
-        .into_iter()
-        .map(|t| serde_json::json!({"rule": t.rule, "duration_ms": t.duration_ms, "lane": t.lane}));
     let entry = Entry {
         outcome: "completed",
         full_seq: Some(open.full_seq + i64::from(full)),
@@ -197,17 +191,9 @@ async fn ledger(
         digest: Some(&done.digest),
         summary: Some(done.summary),
         rule_ids: (!full).then(|| done.findings.iter().map(|f| f.rule.clone()).collect()),
-        timings: Some(timings.collect()),
+        timings: Some(kept::timings(done.timings)),
     };
     end::close(tx, open, &done.source, &entry).await
-}
-
-/// The timings worth keeping. All of them would be most of what an unchanged scan writes, and nobody asks for the fast ones.
-fn slowest(timings: &[RuleTiming]) -> Vec<&RuleTiming> {
-    let mut slowest: Vec<_> = timings.iter().collect();
-    slowest.sort_by_key(|timing| std::cmp::Reverse(timing.duration_ms));
-    slowest.truncate(TIMINGS_KEPT);
-    slowest
 }
 
 /// The host as this full scan found it.

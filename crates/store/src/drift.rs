@@ -30,7 +30,7 @@ pub struct DriftRow {
 /// The database is away.
 pub async fn summary(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<(HostId, Summary, String)>, StoreError> {
     let row = sqlx::query!(
-        r#"select l.host_id, l.summary as "summary!", coalesce(s.policy_version, '') as "policy_version!"
+        r#"select l.host_id, l.summary as "summary!", l.pass, l.fail, coalesce(s.policy_version, '') as "policy_version!"
            from scan_ledger l join scan s on s.id = l.scan_id
            where l.scan_id = $1 and l.summary is not null"#,
         scan.0
@@ -38,8 +38,8 @@ pub async fn summary(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<(HostId, Su
     .fetch_optional(tx.connection())
     .await?;
     row.map(|r| {
-        let summary = serde_json::from_value(r.summary)
-            .map_err(|_| StoreError::unknown_word("scan summary", &scan.to_string()))?;
+        let summary = crate::kept::read_summary(r.summary, r.pass, r.fail)
+            .ok_or_else(|| StoreError::unknown_word("scan summary", &scan.to_string()))?;
         Ok((HostId(r.host_id), summary, r.policy_version))
     })
     .transpose()

@@ -257,7 +257,7 @@ pub(crate) async fn close(
     entry: &Entry<'_>,
 ) -> Result<(), StoreError> {
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    let summary = entry.summary.map(|s| serde_json::to_value(s).unwrap_or_default());
+    let summary = entry.summary.map(crate::kept::summary);
     let done = sqlx::query!(
         "insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
            critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)

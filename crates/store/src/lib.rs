@@ -26,6 +26,7 @@ pub mod finding;
 pub mod host;
 pub mod idempotency;
 pub mod inbox;
+mod kept;
 pub mod known_key;
 pub mod ledger;
 pub mod listen;

@@ -9,7 +9,7 @@ use openwatch_model::{HostId, ScanId, Timestamp};
 use crate::host::{count, counts};
 use crate::page::{Page, Paged};
 use crate::words::{compliance_state, failure_reason, lane, scan_state};
-use crate::{StoreError, Tx};
+use crate::{StoreError, Tx, kept};
 
 /// A scan, as people see it.
 #[derive(Clone, Debug, PartialEq)]
@@ -148,7 +148,7 @@ pub async fn scans(tx: &mut Tx<'_>, filter: &ScanFilter, page: &Page) -> Result<
                     state: r.compliance_state.as_deref().map(compliance_state).transpose()?,
                     changes: r.changes.map_or(0, count),
                     unchanged: r.unchanged.unwrap_or(false),
-                    summary: r.summary.and_then(|s| serde_json::from_value(s).ok()),
+                    summary: r.summary.and_then(|s| kept::read_summary(s, pass, fail)),
                 }),
                 _ => None,
             };
@@ -185,19 +185,9 @@ pub async fn scans(tx: &mut Tx<'_>, filter: &ScanFilter, page: &Page) -> Result<
 /// # Errors
 /// The database is away.
 pub async fn timings(tx: &mut Tx<'_>, scan: ScanId) -> Result<Vec<RuleTiming>, StoreError> {
-    #[derive(serde::Deserialize)]
-    struct Row {
-        rule: String,
-        duration_ms: u64,
-        lane: u8,
-    }
     let stored = sqlx::query_scalar!("select timings from scan_ledger where scan_id = $1", scan.0)
         .fetch_optional(tx.connection())
         .await?
         .flatten();
-    let rows: Vec<Row> = stored.and_then(|value| serde_json::from_value(value).ok()).unwrap_or_default();
-    Ok(rows
-        .into_iter()
-        .map(|r| RuleTiming { rule: r.rule, duration_ms: r.duration_ms, lane: r.lane })
-        .collect())
+    Ok(stored.map(kept::read_timings).unwrap_or_default())
 }

@@ -148,6 +148,10 @@ impl AlertType {
     /// Open alerts of these types are over once a scan of their host has a result: somebody logged in, to a host that
     /// showed the right key.
     pub const ENDED_BY_A_SCAN: [Self; 2] = [Self::ScanFailing, Self::HostKeyChanged];
+
+    /// Open alerts of these types are over once a policy is found good. A tampered job is over only when a person says so:
+    /// that later jobs are sound does not tell who meddled with that one.
+    pub const ENDED_BY_A_POLICY: [Self; 1] = [Self::PolicyRejected];
 }
 
 /// Openings of one key within the repeat window from which on the alert says that it flaps.

@@ -63,13 +63,18 @@ pub async fn advance_cursor(
         "insert into alert_cursor as c (host, family, occurred_at) values ($1, $2, $3)
          on conflict (host, family) do update set occurred_at = excluded.occurred_at
            where c.occurred_at <= excluded.occurred_at",
-        host.map_or_else(|| "-".to_owned(), |h| h.to_string()),
+        cursor_host(host),
         family,
         occurred_at,
     )
     .execute(tx.connection())
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// How cursors name a host, or that there is none.
+fn cursor_host(host: Option<HostId>) -> String {
+    host.map_or_else(|| "-".to_owned(), |h| h.to_string())
 }
 
 /// Moves the cursors of a host in some families to an event's time, where there are any; `false` when there are none, or
@@ -80,14 +85,14 @@ pub async fn advance_cursor(
 /// The database is away.
 pub async fn advance_known_cursors(
     tx: &mut Tx<'_>,
-    host: HostId,
+    host: Option<HostId>,
     families: &[&str],
     occurred_at: Timestamp,
 ) -> Result<bool, StoreError> {
     let families: Vec<String> = families.iter().map(|family| (*family).to_owned()).collect();
     let done = sqlx::query!(
         "update alert_cursor set occurred_at = $3 where host = $1 and family = any($2) and occurred_at <= $3",
-        host.to_string(),
+        cursor_host(host),
         &families,
         occurred_at,
     )

@@ -88,8 +88,15 @@ async fn route(
     event: &Event,
     message: &Message,
 ) -> Result<(), StageError> {
-    if let Body::ScanCompleted(it) = &event.body {
-        return Ok(end_failures(store, it.host_id, event, message).await?);
+    match &event.body {
+        Body::ScanCompleted(it) => {
+            let ended = AlertType::ENDED_BY_A_SCAN;
+            return Ok(end(store, Some(it.host_id), &ended, event, message).await?);
+        }
+        Body::PolicyAccepted(_) => {
+            return Ok(end(store, None, &AlertType::ENDED_BY_A_POLICY, event, message).await?);
+        }
+        _ => {}
     }
     let Some(mut new) = to_alert(event) else { return Ok(()) };
     let ttl = policy.in_force().await?.dedup_ttl;
@@ -117,22 +124,24 @@ async fn route(
     Ok(out.commit(tx).await?)
 }
 
-/// A scan with a result ends what failing scans opened. Nearly always there is nothing to end, and then nothing is
-/// written; doing it twice is once, so no inbox is needed.
-async fn end_failures(
+/// What opens no alert itself may end some: a scan with a result ends what failing scans opened, a good policy that one was
+/// refused. Nearly always there is nothing to end, and then nothing is written; doing it twice is once, so no inbox is
+/// needed.
+async fn end(
     store: &Store,
-    host: HostId,
+    host: Option<HostId>,
+    ended: &[AlertType],
     event: &Event,
     message: &Message,
 ) -> Result<(), StoreError> {
-    let ended = AlertType::ENDED_BY_A_SCAN;
+    let families: Vec<_> = ended.iter().map(|kind| kind.family()).collect();
     let mut tx = store.begin().await?;
-    if !alert::advance_known_cursors(&mut tx, host, &ended.map(AlertType::family), event.at).await? {
+    if !alert::advance_known_cursors(&mut tx, host, &families, event.at).await? {
         return Ok(());
     }
     let mut out = Out::new(STAGE, event.id.to_string()).traced(message.trace);
-    for it in &alert::resolve_open(&mut tx, Some(host), &ended, event.at).await? {
-        tell_resolved(&mut tx, &mut out, (Some(host), event.at), it).await?;
+    for it in &alert::resolve_open(&mut tx, host, ended, event.at).await? {
+        tell_resolved(&mut tx, &mut out, (host, event.at), it).await?;
     }
     out.commit(tx).await
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use openwatch_bus::message::event::PolicyRejected;
+use openwatch_bus::message::event::{PolicyAccepted, PolicyRejected};
 use openwatch_model::audit::{
     PolicyClamped, PolicyLoaded, PolicyReloadRejected, PolicyRevocationsLoaded, PolicyRevokedKeyRejected,
     SchedulerStartupFailed,
@@ -116,6 +116,11 @@ async fn take_policy(
         Err(refused) => return Ok(Err(refused)),
     };
     if verified.unchanged {
+        // A file that was refused may have been put right by taking the change back.
+        let mut out = Out::new(STAGE, format!("policy {}", verified.version)).under(&verified.version);
+        let version = verified.version.clone();
+        out.event(&tx, None, PolicyAccepted { version, previous_version: None });
+        out.commit(tx).await?;
         return Ok(Ok(verified));
     }
     let row = PolicyRow {
@@ -137,6 +142,8 @@ async fn take_policy(
         key_fingerprint: verified.key_fingerprint.to_string(),
     };
     out.audit(&mut tx, &loaded).await?;
+    let (version, previous_version) = (loaded.new_version, loaded.previous_version);
+    out.event(&tx, None, PolicyAccepted { version, previous_version });
     let clamped: Vec<_> = verified
         .clamps
         .iter()

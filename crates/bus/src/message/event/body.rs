@@ -321,6 +321,16 @@ pub struct PolicyRejected {
     pub active_version: Option<String>,
 }
 
+/// A policy was read and found good: from now on it is in force, or it was already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyAccepted {
+    /// Version in force.
+    pub version: String,
+    /// Version in force until now, where there was another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_version: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use openwatch_model::Status;

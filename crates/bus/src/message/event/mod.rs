@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 pub use body::{
     AlertOpened, AlertResolved, AlertUpdated, CHANGES_MOST, DriftDetected, FindingChanged, HostConnectivity,
-    HostKeyChanged, JobRejected, PolicyRejected, ProberConnectivity, ScanCompleted, ScanFailed, ScanStarted,
-    ScheduleUpdated,
+    HostKeyChanged, JobRejected, PolicyAccepted, PolicyRejected, ProberConnectivity, ScanCompleted,
+    ScanFailed, ScanStarted, ScheduleUpdated,
 };
 
 use super::{CAUSE, instant, parse, write};
@@ -97,6 +97,8 @@ kinds! {
     AlertResolved "alert_resolved" "alert.resolved"
     /// A policy was refused.
     PolicyRejected "policy_rejected" "policy.rejected"
+    /// A policy was found good.
+    PolicyAccepted "policy_accepted" "policy.accepted"
 }
 
 fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, DecodeError> {

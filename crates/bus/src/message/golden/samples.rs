@@ -21,8 +21,8 @@ use uuid::Uuid;
 
 use crate::message::event::{
     AlertOpened, AlertResolved, AlertUpdated, Body, DriftDetected, Event, FindingChanged, HostConnectivity,
-    HostKeyChanged, JobRejected, Kind, PolicyRejected, ProberConnectivity, ScanCompleted, ScanFailed,
-    ScanStarted, ScheduleUpdated,
+    HostKeyChanged, JobRejected, Kind, PolicyAccepted, PolicyRejected, ProberConnectivity, ScanCompleted,
+    ScanFailed, ScanStarted, ScheduleUpdated,
 };
 use crate::message::result::{BlobRef, Part, Rejected, Started};
 use crate::message::{audit, job, result, vault};
@@ -307,11 +307,15 @@ pub(super) fn body(kind: Kind) -> Body {
             active_version: Some("1.4.0".into()),
         }
         .into(),
+        Kind::PolicyAccepted => {
+            PolicyAccepted { version: "1.5.0".into(), previous_version: Some("1.4.0".into()) }.into()
+        }
     }
 }
 
 pub(super) fn sample_event(kind: Kind) -> Event {
-    let host = (!matches!(kind, Kind::PolicyRejected | Kind::ProberConnectivity)).then(host);
+    let host =
+        (!matches!(kind, Kind::PolicyRejected | Kind::PolicyAccepted | Kind::ProberConnectivity)).then(host);
     let id = Uuid::from_u128(0x0a3c_1b2d_4e5f_4a6b_8c7d_9e0f_1a2b_3c4d);
     Event { id, host, at: at(), cause: Some(scan().to_string()), body: body(kind) }
 }

@@ -71,6 +71,7 @@ impl Stages {
             database_url: Some(world.database.url().to_owned().into()),
             nats_servers: vec![world.nats.url().to_owned()],
             slots: 4,
+            probes: 50,
             lanes: 2,
             worker: "w0".to_owned(),
             ..Settings::default()

@@ -14,7 +14,7 @@ use openwatch_store::retention::Keep;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{ApiArgs, DatabaseArgs, ExecutorArgs, KeyArgs, NatsArgs, StageArgs, UpArgs};
+use crate::cli::{ApiArgs, DatabaseArgs, ExecutorArgs, KeyArgs, LivenessArgs, NatsArgs, StageArgs, UpArgs};
 use crate::links::{self, LinkTls};
 
 /// The file as written.
@@ -37,6 +37,8 @@ pub struct File {
     pub health: ListenSection,
     /// Workers.
     pub executor: ExecutorSection,
+    /// Whether hosts answer.
+    pub liveness: LivenessSection,
     /// How long things are kept; of the process that runs the scheduler.
     pub retention: RetentionSection,
 }
@@ -117,6 +119,14 @@ pub struct ExecutorSection {
     pub name: Option<String>,
 }
 
+/// Whether hosts answer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LivenessSection {
+    /// Probes at a time, 1 to 200.
+    pub probes: Option<u16>,
+}
+
 /// Settings that passed every check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Settings {
@@ -147,6 +157,8 @@ pub struct Settings {
     pub slots: u16,
     /// Lanes per scan.
     pub lanes: u8,
+    /// Probes at a time.
+    pub probes: u16,
     /// Name of the worker.
     pub worker: String,
     /// How long things are kept.
@@ -237,6 +249,8 @@ pub struct Flags {
     pub slots: Option<u16>,
     /// Lanes.
     pub lanes: Option<u8>,
+    /// Probes at a time.
+    pub probes: Option<u16>,
     /// Worker name.
     pub name: Option<String>,
 }
@@ -293,6 +307,12 @@ impl From<ApiArgs> for Flags {
     }
 }
 
+impl From<LivenessArgs> for Flags {
+    fn from(args: LivenessArgs) -> Self {
+        Self { probes: args.probes, ..args.stage.into() }
+    }
+}
+
 impl From<ExecutorArgs> for Flags {
     fn from(args: ExecutorArgs) -> Self {
         let flags = Self {
@@ -315,6 +335,7 @@ impl From<UpArgs> for Flags {
             listen: args.listen,
             slots: args.slots,
             lanes: args.lanes,
+            probes: args.probes,
             ..Self::default()
         };
         flags.database(args.database).nats(args.nats).keys(args.keys)
@@ -366,6 +387,10 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
     if !(1..=4).contains(&lanes) {
         problems.push(format!("executor.lanes must be from 1 to 4, not {lanes}"));
     }
+    let probes = flags.probes.or(file.liveness.probes).unwrap_or(50);
+    if !(1..=200).contains(&probes) {
+        problems.push(format!("liveness.probes must be from 1 to 200, not {probes}"));
+    }
     let keys = flags.keys.or(file.keys);
     if let Some(dir) = keys.as_ref().filter(|dir| !dir.is_dir()) {
         problems
@@ -395,6 +420,7 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         health_listen: listen("health.listen", flags.health_listen.or(file.health.listen), &mut problems),
         slots,
         lanes,
+        probes,
         retention: days(&file.retention, &mut problems),
         worker: flags.name.or(file.executor.name).unwrap_or_else(host_name),
     };
@@ -452,12 +478,12 @@ mod tests {
         let path = dir.path().join("openwatch.toml");
         std::fs::write(
             &path,
-            "[nats]\nservers = [\"http://x\"]\n[executor]\nslots = 0\n[api]\nlisten = \"here\"\n",
+            "[nats]\nservers = [\"http://x\"]\n[executor]\nslots = 0\n[liveness]\nprobes = 201\n[api]\nlisten = \"here\"\n",
         )
         .unwrap();
         let flags = Flags { config: Some(path), database_url: Some("mysql://".into()), ..Flags::default() };
         let problems = load(flags).unwrap_err().0;
-        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert_eq!(problems.len(), 5, "{problems:#?}");
     }
 
     #[test]
@@ -473,8 +499,8 @@ mod tests {
     fn flags_win_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("openwatch.toml");
-        std::fs::write(&path, "[executor]\nslots = 3\nlanes = 1\n").unwrap();
+        std::fs::write(&path, "[executor]\nslots = 3\nlanes = 1\n[liveness]\nprobes = 7\n").unwrap();
         let it = load(Flags { config: Some(path), slots: Some(9), ..Flags::default() }).unwrap();
-        assert_eq!((it.slots, it.lanes), (9, 1));
+        assert_eq!((it.slots, it.lanes, it.probes), (9, 1, 7));
     }
 }

@@ -49,7 +49,7 @@ pub enum Command {
     /// Run one stage: open, resolve and deliver alerts (with --keys or --config), or list and handle alerts
     Alerts(AlertsArgs),
     /// Run one stage: probe whether hosts answer
-    Liveness(StageArgs),
+    Liveness(LivenessArgs),
     /// Run one stage: serve REST, metrics and health
     Api(ApiArgs),
 

@@ -93,6 +93,16 @@ pub struct ExecutorArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Whether hosts answer.
+#[derive(Debug, Clone, Args)]
+pub struct LivenessArgs {
+    #[command(flatten)]
+    pub stage: StageArgs,
+    /// Probes at a time (50 when absent)
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub probes: Option<u16>,
+}
+
 /// The REST server.
 #[derive(Debug, Clone, Args)]
 pub struct ApiArgs {
@@ -127,6 +137,9 @@ pub struct UpArgs {
     /// Lanes per scan (2 when absent)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub lanes: Option<u8>,
+    /// Probes at a time (50 when absent)
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
+    pub probes: Option<u16>,
     /// File that fills in whatever the flags leave out
     #[arg(long)]
     pub config: Option<PathBuf>,

@@ -258,7 +258,8 @@ impl Wiring<'_> {
         let signers = self.signers()?;
         let (store, _bus) = self.connect(Role::Liveness, User::Liveness, 8).await?;
         let policy = self.policy(&store, &signers);
-        let liveness = Liveness { store, policy, pulse: self.process.pulse("liveness") };
+        let parallel = usize::from(self.settings.probes);
+        let liveness = Liveness { store, policy, parallel, pulse: self.process.pulse("liveness") };
         self.process.stage("liveness", liveness.run(self.process.shutdown.clone()));
         Ok(())
     }

@@ -21,8 +21,6 @@ use crate::StageError;
 use crate::policy::PolicyWatch;
 
 const STAGE: &str = "liveness";
-/// Probes side by side (requirements LIV-22).
-const PARALLEL: usize = 50;
 /// A claimed host whose answer was never noted is due again after this.
 const LEASE: Duration = Duration::from_secs(30);
 /// Limit of one probe (seed).
@@ -38,6 +36,8 @@ pub struct Liveness {
     pub store: Store,
     /// Intervals and thresholds.
     pub policy: PolicyWatch,
+    /// Probes side by side.
+    pub parallel: usize,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
 }
@@ -58,7 +58,7 @@ impl Liveness {
             }
             let pause = async {
                 // With all slots taken, the next look comes as soon as one is free.
-                if probes.len() >= PARALLEL {
+                if probes.len() >= self.parallel {
                     drop(probes.join_next().await)
                 } else {
                     tokio::time::sleep(LOOK).await
@@ -74,7 +74,7 @@ impl Liveness {
     async fn start_due(&self, probes: &mut JoinSet<()>) -> Result<(), StageError> {
         let policy = self.policy.in_force().await?;
         standing::review(&self.store, &policy).await?;
-        let room = PARALLEL.saturating_sub(probes.len()) as u32;
+        let room = self.parallel.saturating_sub(probes.len()) as u32;
         if room == 0 {
             return Ok(());
         }

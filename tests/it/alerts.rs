@@ -1,5 +1,6 @@
 //! Alerts behind real stages: one for each transition, a life that people control, and channels that are told.
 
+mod again;
 mod channels;
 mod guard;
 mod kill;

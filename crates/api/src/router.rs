@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -118,8 +118,11 @@ fn guarded(api: &Arc<Api>) -> Router<Arc<Api>> {
             may(P::ChannelRead, get(channels::list)).merge(may(P::ChannelWrite, post(channels::create))),
         )
         .route("/channels/{channel}", may(P::ChannelWrite, patch(channels::change).delete(channels::remove)))
+        .route("/channels/{channel}/target", may(P::ChannelWrite, put(channels::set_target)))
         .route("/channels/{channel}/test", may(P::ChannelWrite, post(channels::test)))
         .route("/channels/{channel}/deliveries", may(P::ChannelRead, get(deliveries::list)))
+        .route("/channels/{channel}/deliveries:replay", may(P::ChannelWrite, post(deliveries::replay)))
+        .route("/deliveries", may(P::ChannelRead, get(deliveries::list_all)))
         .route("/channels/{channel}/deliveries/{delivery}", may(P::ChannelRead, get(deliveries::show)))
         .route(
             "/tokens",

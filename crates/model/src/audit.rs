@@ -229,6 +229,10 @@ registry! {
     ChannelDisabled "notification.channel.disabled" Error { channel_id: crate::ChannelId, name: String, reason: String }
     /// Somebody sent a test through a channel.
     ChannelTested "notification.channel.tested" Info { channel_id: crate::ChannelId, name: String, delivery_id: String }
+    /// Somebody changed what a channel hears or where it leads.
+    ChannelUpdated "notification.channel.updated" Info { channel_id: crate::ChannelId, name: String, changed: Vec<&'static str> }
+    /// Somebody had deliveries that were given up tried again.
+    DeliveriesReplayed "notification.delivery.replayed" Info { channel_id: crate::ChannelId, name: String, deliveries: u64 }
     /// A channel was removed.
     ChannelDeleted "notification.channel.deleted" Info { channel_id: crate::ChannelId, name: String }
     /// Somebody ended a silence by hand.

@@ -132,6 +132,51 @@ pub async fn set_enabled(
     Ok(done.rows_affected() == 1)
 }
 
+/// Changes which alerts a channel hears. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn set_filter(
+    tx: &mut Tx<'_>,
+    id: ChannelId,
+    min_severity: AlertSeverity,
+    tags: &BTreeMap<String, String>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update channel set min_severity = $2, tags = $3 where id = $1",
+        id.0,
+        min_severity.as_str(),
+        serde_json::json!(tags),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// Leads a channel elsewhere. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn set_target(
+    tx: &mut Tx<'_>,
+    id: ChannelId,
+    shown: &str,
+    private: bool,
+    sealed: &Sealed,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update channel set target = $2, allow_private = $3, sealed = $4, key_id = $5 where id = $1",
+        id.0,
+        shown,
+        private,
+        sealed.bytes,
+        sealed.key_id,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
 /// Removes a channel with what still was to be delivered to it. Called by the API.
 ///
 /// # Errors

@@ -21,6 +21,8 @@ pub struct Delivery {
     pub payload: Value,
     /// This try's number, from 1.
     pub attempt: u32,
+    /// Its number since the delivery was last asked for, from 1: what the waits are counted by.
+    pub round: u32,
     /// Since when it has been waiting.
     pub created_at: Timestamp,
     /// When this try was claimed.
@@ -102,7 +104,7 @@ pub async fn claim(
          )
          update alert_delivery d set attempts = attempts + 1, next_try_at = $4
          from due where d.id = due.id
-         returning d.id, d.alert_id, d.transition, d.payload, d.attempts, d.created_at",
+         returning d.id, d.alert_id, d.transition, d.payload, d.attempts, d.attempts_before, d.created_at",
         channel.0,
         tx.now(),
         i64::try_from(limit).unwrap_or(i64::MAX),
@@ -119,6 +121,7 @@ pub async fn claim(
             transition: r.transition,
             payload: r.payload,
             attempt: crate::host::count(r.attempts),
+            round: crate::host::count(r.attempts - r.attempts_before),
             created_at: r.created_at,
             claimed_at,
         })
@@ -196,6 +199,24 @@ pub async fn finish(
     .execute(tx.connection())
     .await?;
     Ok(())
+}
+
+/// Puts deliveries that were given up in line again, one or all of a channel, as if they were new: the tries so far stay
+/// on record. A test is not among them: another is sent instead. Returns how many. Called by the API.
+///
+/// # Errors
+/// The database is away.
+pub async fn replay(tx: &mut Tx<'_>, channel: ChannelId, only: Option<Uuid>) -> Result<u64, StoreError> {
+    let done = sqlx::query!(
+        "update alert_delivery set state = 'pending', finished_at = null, next_try_at = $3, attempts_before = attempts
+         where channel_id = $1 and state = 'failed' and alert_id is not null and ($2::uuid is null or id = $2)",
+        channel.0,
+        only,
+        tx.now(),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// When the next delivery of a channel will be due, beside those that are; nothing when none will. Called by the channel's

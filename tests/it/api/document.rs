@@ -71,7 +71,7 @@ fn the_document_and_the_router_name_the_same_paths_and_methods() {
         let methods = part.split(".route(").next().unwrap();
         let v1 = !(path.starts_with("/health") || path == "/metrics" || path == "/openapi.json");
         let path = if v1 { format!("/api/v1{path}") } else { path.to_owned() };
-        for method in ["get", "post", "patch", "delete"] {
+        for method in ["get", "post", "put", "patch", "delete"] {
             if methods.contains(&format!("{method}(")) && path != "/openapi.json" {
                 routed.insert((path.clone(), method.to_owned()));
             }

@@ -146,12 +146,57 @@ impl std::fmt::Debug for MadeChannel {
     }
 }
 
-/// Turns a channel on or off.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What to change of a channel; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelChange {
     /// Whether it is used. What waits for a channel that is turned off waits on.
-    pub enabled: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// Only alerts of at least this severity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "high")]
+    pub min_severity: Option<AlertSeverity>,
+    /// Only alerts with all of these tags, in the place of those so far; `{}` takes all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tags: Option<BTreeMap<String, String>>,
+    /// Only alerts of hosts with all of these labels, in the place of those so far; `{}` takes all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// What it takes to reach a channel from now on, whole: nobody can read what it was. Each kind takes its own fields and no
+/// others, as in a new channel.
+#[derive(Serialize, Deserialize, ToSchema, Zeroize, ZeroizeOnDrop)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelTarget {
+    /// See a new channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only)]
+    pub url: Option<String>,
+    /// Signs a webhook. Made, and answered once, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only)]
+    pub secret: Option<String>,
+    /// PagerDuty integration key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(write_only)]
+    pub routing_key: Option<String>,
+    /// Mail server, and who writes to whom through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mail: Option<NewMail>,
+    /// NATS subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// The channel may reach addresses inside the network, and such without TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_private: bool,
+}
+
+impl std::fmt::Debug for ChannelTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChannelTarget").field("allow_private", &self.allow_private).finish_non_exhaustive()
+    }
 }
 
 /// A test that was put in line.
@@ -188,6 +233,22 @@ pub struct Delivery {
     pub finished_at: Option<OffsetDateTime>,
     /// Its tries, oldest first. A number that is missing was cut off before it ended.
     pub tries: Vec<DeliveryTry>,
+}
+
+/// Which deliveries to try again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplayDeliveries {
+    /// Only this one; all of the channel that were given up when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_id: Option<Uuid>,
+}
+
+/// Deliveries that were put in line again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeliveriesReplayed {
+    /// How many.
+    pub replayed: u64,
 }
 
 /// One try of a delivery.

@@ -22,7 +22,8 @@ pub use admin::{ConsumerView, DeadLetterView, MetricsSnapshot, OutboxView, Repla
 pub use alert::{Alert, AlertAction, AlertStep, SilenceAction};
 pub use audit::AuditEvent;
 pub use channel::{
-    Channel, ChannelChange, Delivery, DeliveryTry, MadeChannel, NewChannel, NewMail, TestAsked,
+    Channel, ChannelChange, ChannelTarget, DeliveriesReplayed, Delivery, DeliveryTry, MadeChannel,
+    NewChannel, NewMail, ReplayDeliveries, TestAsked,
 };
 pub use credential::{Credential, CredentialChange, KeyView, NewCredential};
 pub use drift::{BySeverity, Drift};

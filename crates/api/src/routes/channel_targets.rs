@@ -4,7 +4,7 @@ use axum::http::Uri;
 use openwatch_model::channel::{ChannelKind, MailSecurity, Mailbox, Target};
 use openwatch_trust::webhook::WebhookSecret;
 
-use crate::dto::{NewChannel, NewMail};
+use crate::dto::{ChannelTarget, NewMail};
 use crate::error::{Code, Failure};
 use crate::validate;
 
@@ -25,11 +25,11 @@ pub(super) struct Wanted {
 }
 
 /// Judges the fields of a kind, and refuses those of others. Moves the secrets out.
-pub(super) fn wanted(new: &mut NewChannel) -> Result<Wanted, Failure> {
-    only_its_own(new)?;
+pub(super) fn wanted(kind: ChannelKind, new: &mut ChannelTarget) -> Result<Wanted, Failure> {
+    only_its_own(kind, new)?;
     let plain = |target, shown: &str| Ok(Wanted { target, shown: shown.to_owned(), made: None });
     let private = new.allow_private;
-    match new.kind {
+    match kind {
         ChannelKind::Webhook => {
             let url = address(new.url.take(), private)?;
             let shown = host(&url);
@@ -86,7 +86,7 @@ pub(super) fn wanted(new: &mut NewChannel) -> Result<Wanted, Failure> {
     }
 }
 
-fn only_its_own(new: &NewChannel) -> Result<(), Failure> {
+fn only_its_own(kind: ChannelKind, new: &ChannelTarget) -> Result<(), Failure> {
     use ChannelKind::{Email, Nats, Pagerduty, Slack, Webhook};
     let fields: [(&str, bool, &[ChannelKind]); 5] = [
         ("/url", new.url.is_some(), &[Webhook, Slack, Pagerduty]),
@@ -95,10 +95,10 @@ fn only_its_own(new: &NewChannel) -> Result<(), Failure> {
         ("/mail", new.mail.is_some(), &[Email]),
         ("/subject", new.subject.is_some(), &[Nats]),
     ];
-    match fields.into_iter().find(|(_, given, kinds)| *given && !kinds.contains(&new.kind)) {
+    match fields.into_iter().find(|(_, given, kinds)| *given && !kinds.contains(&kind)) {
         None => Ok(()),
         Some((pointer, ..)) => {
-            let detail = format!("a {} channel does not have it", new.kind.as_str());
+            let detail = format!("a {} channel does not have it", kind.as_str());
             Err(Failure::field(Code::FieldUnknown, pointer, detail))
         }
     }
@@ -160,8 +160,11 @@ fn mailbox(mut mail: NewMail, private: bool) -> Result<(Mailbox, String), Failur
 mod tests {
     use super::*;
 
-    fn channel(json: serde_json::Value) -> Result<Wanted, Failure> {
-        wanted(&mut serde_json::from_value(json).unwrap())
+    fn channel(mut json: serde_json::Value) -> Result<Wanted, Failure> {
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("name");
+        let kind = serde_json::from_value(fields.remove("kind").unwrap()).unwrap();
+        wanted(kind, &mut serde_json::from_value(json).unwrap())
     }
 
     fn refused(json: serde_json::Value) -> String {

@@ -1,10 +1,12 @@
 //! Channels: where alerts go.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use openwatch_model::ChannelId;
 use openwatch_model::alert::{AlertSeverity, Notification};
-use openwatch_model::audit::{ChannelChanged, ChannelCreated, ChannelDeleted, ChannelTested};
+use openwatch_model::audit::{ChannelChanged, ChannelCreated, ChannelDeleted, ChannelTested, ChannelUpdated};
 use openwatch_store::channel::{self, Sealed};
 use openwatch_store::{StoreError, Tx, delivery};
 use openwatch_trust::keyring::KeyNames;
@@ -12,11 +14,14 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::channel_targets::{Wanted, wanted};
-use crate::dto::{Channel, ChannelChange, MadeChannel, NewChannel, Page, Problem, TestAsked};
+use crate::dto::{Channel, ChannelChange, ChannelTarget, MadeChannel, NewChannel, Page, Problem, TestAsked};
 use crate::error::{Code, Failure};
 use crate::extract::Json;
 use crate::state::{Api, Asking, Shared};
 use crate::{trail, validate};
+
+/// What the tag of a label begins with.
+const LABEL: &str = "label.";
 
 /// Channels by name. Of what it takes to reach them only a part is shown: the rest may be a secret.
 #[utoipa::path(get, path = "/api/v1/channels", tag = "channels", responses(
@@ -41,12 +46,12 @@ pub(crate) async fn create(
     validate::name("/name", &new.name, 64)?;
     validate::labels("/tags", &new.tags)?;
     validate::labels("/labels", &new.labels)?;
-    let Wanted { target, shown, made } = wanted(&mut new)?;
-    let mut tags = std::mem::take(&mut new.tags);
-    tags.extend(
-        std::mem::take(&mut new.labels).into_iter().map(|(key, value)| (format!("label.{key}"), value)),
-    );
+    let mut reached = reached(&mut new);
+    let Wanted { target, shown, made } = wanted(new.kind, &mut reached)?;
+    let (tags, labels) = (std::mem::take(&mut new.tags), std::mem::take(&mut new.labels));
+    let tags = narrowed(&BTreeMap::new(), Some(tags), Some(labels));
     let id = ChannelId(Uuid::new_v4());
+    let sealed = seal(&api, id, &target)?;
     let row = channel::NewChannel {
         id,
         name: new.name.clone(),
@@ -55,7 +60,7 @@ pub(crate) async fn create(
         allow_private: new.allow_private,
         min_severity: new.min_severity.unwrap_or(AlertSeverity::Info),
         tags,
-        sealed: seal(&api, id, &target)?,
+        sealed,
     };
     let mut tx = api.begin().await?;
     channel::add(&mut tx, &row, &asking.caller.name).await?;
@@ -71,7 +76,8 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, axum::Json(MadeChannel { channel: view(stored), secret: made })))
 }
 
-/// Turns a channel on or off. One that a receiver turned off by saying that it is gone is turned on here again.
+/// Changes what a channel hears, or turns it on or off. One that a receiver turned off by saying that it is gone is turned
+/// on here again.
 #[utoipa::path(patch, path = "/api/v1/channels/{channel}", tag = "channels", params(("channel" = String, Path, description = "name or id")),
     request_body = ChannelChange, responses(
     (status = 200, description = "as it is now", body = Channel),
@@ -84,20 +90,82 @@ pub(crate) async fn change(
     Path(named): Path<String>,
     Json(wanted): Json<ChannelChange>,
 ) -> Result<axum::Json<Channel>, Failure> {
+    for (pointer, given) in [("/tags", &wanted.tags), ("/labels", &wanted.labels)] {
+        given.as_ref().map_or(Ok(()), |given| validate::labels(pointer, given))?;
+    }
     let mut tx = api.begin().await?;
     let row = find(&mut tx, &named).await?;
-    let changed = channel::set_enabled(&mut tx, row.id, wanted.enabled, None).await;
-    if matches!(&changed, Err(StoreError::Refused { constraint, .. }) if constraint == "channel_sealed") {
-        let detail = row.disabled_reason.unwrap_or_else(|| "its target is gone; add it again".to_owned());
-        return Err(Failure::new(Code::ChannelDisabled, detail));
-    }
-    if changed? {
-        let event = ChannelChanged { channel_id: row.id, name: row.name.clone(), enabled: wanted.enabled };
+    let severity = wanted.min_severity.unwrap_or(row.min_severity);
+    let tags = narrowed(&row.tags, wanted.tags, wanted.labels);
+    let changed = [(severity != row.min_severity, "min_severity"), (tags != row.tags, "tags")];
+    let changed: Vec<_> = changed.into_iter().filter_map(|(it, name)| it.then_some(name)).collect();
+    if !changed.is_empty() {
+        channel::set_filter(&mut tx, row.id, severity, &tags).await?;
+        let event = ChannelUpdated { channel_id: row.id, name: row.name.clone(), changed };
         trail::record(&mut tx, &asking, &event).await?;
+    }
+    if let Some(enabled) = wanted.enabled {
+        turn(&mut tx, &asking, row, enabled).await?;
     }
     let row = find(&mut tx, &named).await?;
     tx.commit().await?;
     Ok(axum::Json(view(row)))
+}
+
+/// What a channel is narrowed to: tags and labels, each in the place of those so far where they are given.
+fn narrowed(
+    so_far: &BTreeMap<String, String>,
+    tags: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
+) -> BTreeMap<String, String> {
+    let stays = |key: &str| if key.starts_with(LABEL) { labels.is_none() } else { tags.is_none() };
+    let mut all: BTreeMap<_, _> = so_far
+        .iter()
+        .filter(|(key, _)| stays(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    all.extend(tags.unwrap_or_default());
+    all.extend(labels.unwrap_or_default().into_iter().map(|(key, value)| (format!("{LABEL}{key}"), value)));
+    all
+}
+
+async fn turn(tx: &mut Tx<'_>, asking: &Asking, row: channel::Channel, enabled: bool) -> Result<(), Failure> {
+    let changed = channel::set_enabled(tx, row.id, enabled, None).await;
+    if matches!(&changed, Err(StoreError::Refused { constraint, .. }) if constraint == "channel_sealed") {
+        let detail = row.disabled_reason.unwrap_or_else(|| "its target is gone; set it again".to_owned());
+        return Err(Failure::new(Code::ChannelDisabled, detail));
+    }
+    if changed? {
+        let event = ChannelChanged { channel_id: row.id, name: row.name, enabled };
+        trail::record(tx, asking, &event).await?;
+    }
+    Ok(())
+}
+
+/// Leads a channel elsewhere, or changes its secret: name, id, filters and what waits for it stay.
+#[utoipa::path(put, path = "/api/v1/channels/{channel}/target", tag = "channels", params(("channel" = String, Path, description = "name or id")),
+    request_body = ChannelTarget, responses(
+    (status = 200, description = "as it is now", body = MadeChannel),
+    (status = 400, description = "a field is wrong, or not of this kind of channel", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "channel.not_found", body = Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn set_target(
+    State(api): Shared,
+    asking: Asking,
+    Path(named): Path<String>,
+    Json(mut new): Json<ChannelTarget>,
+) -> Result<axum::Json<MadeChannel>, Failure> {
+    let mut tx = api.begin().await?;
+    let row = find(&mut tx, &named).await?;
+    let allow_private = new.allow_private;
+    let Wanted { target, shown, made } = wanted(row.kind, &mut new)?;
+    let sealed = seal(&api, row.id, &target)?;
+    channel::set_target(&mut tx, row.id, &shown, allow_private, &sealed).await?;
+    let event = ChannelUpdated { channel_id: row.id, name: row.name, changed: vec!["target"] };
+    trail::record(&mut tx, &asking, &event).await?;
+    let row = find(&mut tx, &named).await?;
+    tx.commit().await?;
+    Ok(axum::Json(MadeChannel { channel: view(row), secret: made }))
 }
 
 /// Removes a channel; what waits for it is delivered no more.
@@ -154,6 +222,18 @@ pub(super) async fn find(tx: &mut Tx<'_>, named: &str) -> Result<channel::Channe
 
 fn unknown() -> Failure {
     Failure::new(Code::ChannelNotFound, "no channel has this name or id; see GET /api/v1/channels")
+}
+
+/// Moves out of a new channel what it takes to reach it.
+fn reached(new: &mut NewChannel) -> ChannelTarget {
+    ChannelTarget {
+        url: new.url.take(),
+        secret: new.secret.take(),
+        routing_key: new.routing_key.take(),
+        mail: new.mail.take(),
+        subject: new.subject.take(),
+        allow_private: new.allow_private,
+    }
 }
 
 /// Seals to the alerts stage; from then on nobody else can read it.

@@ -1,11 +1,14 @@
 //! `openwatch channel`.
 
+mod set;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use openwatch_api::dto::{
-    Channel, ChannelChange, Delivery, MadeChannel, NewChannel, NewMail, Page, TestAsked,
+    Channel, ChannelChange, DeliveriesReplayed, Delivery, MadeChannel, NewChannel, NewMail, Page,
+    ReplayDeliveries, TestAsked,
 };
 use openwatch_model::alert::AlertSeverity;
 use openwatch_model::channel::{ChannelKind, MailSecurity};
@@ -33,17 +36,20 @@ pub async fn channel(command: ChannelCommand) -> Result<(), Failure> {
             let page: Page<Channel> = client.get("/channels", &[]).await?;
             if client.json { table::json(&page.items) } else { list(&page.items) }
         }
-        ChannelCommand::Deliveries { channel, state, limit } => {
-            let client = Client::new(&channel.client)?;
+        ChannelCommand::Set(args) => set::set(*args).await,
+        ChannelCommand::Deliveries { name, client, state, failed, limit } => {
+            let client = Client::new(&client)?;
             let mut query = vec![("limit", limit.to_string())];
-            query.extend(state.map(|state| ("state", state)));
-            let page: Page<Delivery> = client.get(&format!("{}/deliveries", path(&channel)), &query).await?;
+            query.extend(state.or(failed.then(|| "failed".to_owned())).map(|state| ("state", state)));
+            let of = name.map_or(String::new(), |name| format!("/channels/{}", url_encode(&name)));
+            let page: Page<Delivery> = client.get(&format!("{of}/deliveries"), &query).await?;
             if client.json {
                 return table::json(&page.items);
             }
-            deliveries(&page.items, "nothing was sent through it yet");
+            deliveries(&page.items, if failed { "nothing was given up" } else { "nothing was sent yet" });
             Ok(())
         }
+        ChannelCommand::Replay { channel, delivery } => replay(channel, delivery).await,
         ChannelCommand::Enable(args) => turn(args, true).await,
         ChannelCommand::Disable(args) => turn(args, false).await,
         ChannelCommand::Rm(args) => {
@@ -58,9 +64,27 @@ fn path(args: &ChannelArgs) -> String {
     format!("/channels/{}", url_encode(&args.name))
 }
 
+async fn replay(args: ChannelArgs, delivery_id: Option<uuid::Uuid>) -> Result<(), Failure> {
+    let client = Client::new(&args.client)?;
+    let body = ReplayDeliveries { delivery_id };
+    let it: DeliveriesReplayed = client.post(&format!("{}/deliveries:replay", path(&args)), &body).await?;
+    if client.json {
+        return table::json(&it);
+    }
+    table::line(&match it.replayed {
+        0 => format!("nothing that went through {} was given up", args.name),
+        many => format!(
+            "{many} in line again; `openwatch channel deliveries {}` shows what becomes of them",
+            args.name
+        ),
+    });
+    Ok(())
+}
+
 async fn turn(args: ChannelArgs, enabled: bool) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
-    let it: Channel = client.patch(&path(&args), &ChannelChange { enabled }).await?;
+    let change = ChannelChange { enabled: Some(enabled), ..ChannelChange::default() };
+    let it: Channel = client.patch(&path(&args), &change).await?;
     if client.json {
         return table::json(&it);
     }
@@ -112,11 +136,7 @@ fn wanted(command: ChannelAddCommand) -> Result<(NewChannel, Client), Failure> {
             to,
         } => {
             let (mut body, client) = common(channel, ChannelKind::Email)?;
-            let security = match security.as_str() {
-                "tls" => MailSecurity::Tls,
-                "none" => MailSecurity::None,
-                _ => MailSecurity::Starttls,
-            };
+            let security = mail_security(&security);
             let password = secret(password_file.as_deref(), "mail password")?;
             body.mail = Some(NewMail { server, port, security, username: user, password, from: sender, to });
             Ok((body, client))
@@ -133,6 +153,14 @@ fn wanted(command: ChannelAddCommand) -> Result<(NewChannel, Client), Failure> {
             Ok((body, client))
         }
         ChannelAddCommand::Stdout { channel } => common(channel, ChannelKind::Stdout),
+    }
+}
+
+fn mail_security(text: &str) -> MailSecurity {
+    match text {
+        "tls" => MailSecurity::Tls,
+        "none" => MailSecurity::None,
+        _ => MailSecurity::Starttls,
     }
 }
 
@@ -222,7 +250,8 @@ fn list(channels: &[Channel]) -> Result<(), Failure> {
 
 /// A table of deliveries, each with its last try.
 pub(super) fn deliveries(deliveries: &[Delivery], empty: &str) {
-    let mut table = table::new(&["when", "channel", "what", "state", "tries", "last try", "alert"]);
+    let mut table =
+        table::new(&["when", "channel", "what", "state", "tries", "last try", "alert", "delivery"]);
     for it in deliveries {
         let last = it.tries.last().map(|tried| {
             let status = tried.status.map(|status| status.to_string());
@@ -239,6 +268,7 @@ pub(super) fn deliveries(deliveries: &[Delivery], empty: &str) {
             it.tries.len().to_string(),
             last.unwrap_or_else(|| "-".to_owned()),
             it.alert_id.map_or_else(|| "-".to_owned(), |id| id.to_string()),
+            it.id.to_string(),
         ]);
     }
     table::print(&table, empty);

@@ -105,6 +105,14 @@ impl Client {
         self.send(Method::PATCH, path, &[], Some(body), None).await
     }
 
+    /// `PUT` with a body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.send(Method::PUT, path, &[], Some(body), None).await
+    }
+
     /// `DELETE`.
     ///
     /// # Errors

@@ -143,7 +143,7 @@ impl Deliverer {
         // A test is one try: somebody waits for the answer.
         let again = !refused.gone && it.alert.is_some();
         let spread = f64::from(it.id.as_bytes()[15] ^ it.attempt as u8) / 255.0;
-        match wait_after(it.attempt, refused.after, spread).filter(|_| again) {
+        match wait_after(it.round, refused.after, spread).filter(|_| again) {
             Some(wait) => {
                 tracing::warn!(channel = name, error, wait_sec = wait.as_secs(), "a delivery is tried again");
                 Ok(Try::Again { at: tx.now() + wait, error })

@@ -5,6 +5,7 @@ mod channels;
 mod guard;
 mod kill;
 mod life;
+mod mail;
 mod router;
 
 use std::sync::atomic::{AtomicU64, Ordering};

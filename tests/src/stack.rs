@@ -16,6 +16,7 @@ pub struct Stack {
     dir: TempDir,
     up: Option<Running>,
     args: Vec<String>,
+    authority: Option<PathBuf>,
 }
 
 impl Stack {
@@ -26,10 +27,20 @@ impl Stack {
 
     /// The same with more arguments for `openwatch up`.
     pub async fn with(args: &[&str]) -> Self {
+        Self::make(args, None).await
+    }
+
+    /// The same on a system whose only authority is this one.
+    pub async fn believing(authority: PathBuf) -> Self {
+        Self::make(&[], Some(authority)).await
+    }
+
+    async fn make(args: &[&str], authority: Option<PathBuf>) -> Self {
         let dir = tempfile::Builder::new().prefix("ow-stack-").tempdir().expect("a temporary directory");
         // The private servers run as another user when we are root.
         open_to_search(dir.path());
-        let mut stack = Self { dir, up: None, args: args.iter().map(|arg| (*arg).to_owned()).collect() };
+        let mut stack =
+            Self { dir, up: None, args: args.iter().map(|arg| (*arg).to_owned()).collect(), authority };
         stack.restart().await;
         stack
     }
@@ -49,7 +60,10 @@ impl Stack {
     #[must_use]
     pub fn up_program(&self) -> Program {
         let data = self.data_dir();
-        let program = Program::new(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+        let mut program = Program::new(["up", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data);
+        if let Some(file) = &self.authority {
+            program = program.env("SSL_CERT_FILE", file);
+        }
         self.args.iter().fold(program, |program, arg| program.arg(arg))
     }
 

@@ -1,5 +1,6 @@
 //! Mail over SMTP. The server's name is resolved and judged here, its certificate by the name.
 
+use std::io;
 use std::net::IpAddr;
 
 use lettre::message::header::ContentType;
@@ -29,18 +30,21 @@ async fn deliver(mailbox: &Mailbox, allow_private: bool, message: Message) -> An
         MailSecurity::Starttls | MailSecurity::Tls => Guard::encrypted(allow_private),
     };
     let addresses = guard.resolve(&mailbox.server, mailbox.port).await.map_err(Refused::new)?;
-    let mut answered = Err(Refused::new("the host has no address"));
+    let mut missed = Refused::new("the host has no address");
     for address in addresses {
-        answered = deliver_at(mailbox, address.ip(), message.clone()).await;
-        // Whoever answered has decided; the others are asked only where nobody is.
-        if !matches!(&answered, Err(refused) if refused.status.is_none()) {
-            break;
+        match transport(mailbox, address.ip())?.send(message.clone()).await {
+            Ok(answer) => return Ok(Some(u16::from(answer.code()))),
+            // Whoever answered has decided, were it with a certificate that is not believed; the others are asked only
+            // where nobody is.
+            Err(error) if !nobody_there(&error) => return Err(refused(&error)),
+            Err(error) => missed = refused(&error),
         }
     }
-    answered
+    Err(missed)
 }
 
-async fn deliver_at(mailbox: &Mailbox, address: IpAddr, message: Message) -> Answered {
+/// The address is the judged one; the certificate must be the name's.
+fn transport(mailbox: &Mailbox, address: IpAddr) -> Result<AsyncSmtpTransport<Tokio1Executor>, Refused> {
     if mailbox.security == MailSecurity::None && mailbox.password.is_some() && !address.is_loopback() {
         return Err(Refused::new("a password is not sent in the clear to another machine"));
     }
@@ -50,7 +54,7 @@ async fn deliver_at(mailbox: &Mailbox, address: IpAddr, message: Message) -> Ans
         MailSecurity::Starttls => Tls::Required(parameters()?),
         MailSecurity::Tls => Tls::Wrapper(parameters()?),
     };
-    // Dangerous is what it is called for having no TLS yet; the address is the judged one.
+    // Dangerous is what it is called for having no TLS yet.
     let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(address.to_string())
         .port(mailbox.port)
         .tls(tls)
@@ -58,9 +62,25 @@ async fn deliver_at(mailbox: &Mailbox, address: IpAddr, message: Message) -> Ans
     if let (Some(user), Some(password)) = (&mailbox.username, &mailbox.password) {
         builder = builder.credentials(Credentials::new(user.clone(), password.clone()));
     }
-    let transport: AsyncSmtpTransport<Tokio1Executor> = builder.build();
-    let answer = transport.send(message).await.map_err(|error| refused(&error))?;
-    Ok(Some(u16::from(answer.code())))
+    Ok(builder.build())
+}
+
+fn nobody_there(error: &Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(it) = cause {
+        if let Some(io) = it.downcast_ref::<io::Error>() {
+            return matches!(
+                io.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+                    | io::ErrorKind::AddrNotAvailable
+                    | io::ErrorKind::TimedOut
+            );
+        }
+        cause = it.source();
+    }
+    error.is_timeout()
 }
 
 fn refused(error: &Error) -> Refused {

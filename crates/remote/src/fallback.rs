@@ -80,14 +80,15 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
     Ok(PassEnd::Settled)
 }
 
-/// Clears away what commands left that had to be ended, in an execution that runs nothing else.
+/// Clears away what commands left that had to be ended, in an execution that runs nothing else: a command that is still
+/// queued when the time or the logins are used up is not run once more by whoever clears up after it.
 pub(crate) async fn bury(runner: &Runner<'_, '_>, elevation: Elevation, shell: &str) {
     if lock(runner.board).unburied.is_empty() {
         return;
     }
     let pass = runner.shared(elevation, Wrapper::Bare);
     // Whether it worked or not, there is nothing more to be done.
-    let _ = tokio::time::timeout(BURIAL, pass.run(0, Mode::Single { shell }, true)).await;
+    let _ = tokio::time::timeout(BURIAL, pass.run(0, Mode::Burial { told: Some(shell) }, true)).await;
 }
 
 fn no_shell(runner: &Runner<'_, '_>, elevation: Elevation, why: &str) -> RemoteError {

@@ -45,8 +45,19 @@ pub(crate) enum Mode<'a> {
     Batch,
     /// An argument of this shell: one command, one execution.
     Single { shell: &'a str },
-    /// Standard input, nothing to run: only clears away what others left.
-    Burial,
+    /// Nothing to run: only clears away what others left. Standard input, or an argument where a shell is named.
+    Burial { told: Option<&'a str> },
+}
+
+impl<'a> Mode<'a> {
+    /// The shell that takes the script as an argument.
+    fn told(self) -> Option<&'a str> {
+        match self {
+            Self::Batch => None,
+            Self::Single { shell } => Some(shell),
+            Self::Burial { told } => told,
+        }
+    }
 }
 
 /// How a lane ended. Commands it did not answer are back on the board, except in [`End::NotOpen`] of a first lane.
@@ -100,11 +111,11 @@ impl Pass<'_, '_> {
                     board.take(self.lanes, others, self.ahead(LIKELY_PACE))
                 }
                 Mode::Single { .. } => board.take_up_to(1),
-                Mode::Burial => Vec::new(),
+                Mode::Burial { .. } => Vec::new(),
             };
             let spool = format!(".ow-{}-{}", self.tag, board.executions);
             let bury = std::mem::take(&mut board.unburied);
-            let guarded = self.wrapper == Wrapper::Timeout && !matches!(mode, Mode::Single { .. });
+            let guarded = self.wrapper == Wrapper::Timeout && mode.told().is_none();
             let mut input = script::prologue(&script::Lane {
                 nonce: &nonce,
                 spool: &spool,
@@ -139,7 +150,7 @@ impl Pass<'_, '_> {
                     spool,
                     spooled: turns.iter().any(|turn| turn.isolated),
                 };
-                if !matches!(mode, Mode::Burial) {
+                if !matches!(mode, Mode::Burial { .. }) {
                     board.live.insert(number, remains.clone());
                     board.greeted = board.greeted.max(number + 1);
                     board.hellos += 1;
@@ -168,11 +179,9 @@ impl Pass<'_, '_> {
     }
 
     fn request(&self, mode: Mode<'_>, input: &str) -> Option<(Request, String)> {
-        match mode {
-            Mode::Batch | Mode::Burial => {
-                Some((reading_shell(self.elevation, self.wrapper, self.budget)?, input.to_owned()))
-            }
-            Mode::Single { shell } => Some((told_shell(self.elevation, shell, input)?, String::new())),
+        match mode.told() {
+            None => Some((reading_shell(self.elevation, self.wrapper, self.budget)?, input.to_owned())),
+            Some(shell) => Some((told_shell(self.elevation, shell, input)?, String::new())),
         }
     }
 

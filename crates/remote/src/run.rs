@@ -436,7 +436,7 @@ impl<'p> Runner<'_, 'p> {
         if !left || matches!(end, PassEnd::Gone | PassEnd::NoSlot) {
             return end;
         }
-        let burial = pass.run(0, Mode::Burial, false);
+        let burial = pass.run(0, Mode::Burial { told: None }, false);
         match tokio::time::timeout(BURIAL, burial).await {
             Ok(End::NotOpen(NotOpen::NoSlot)) if matches!(end, PassEnd::Settled) => PassEnd::NoSlot,
             _ => end,

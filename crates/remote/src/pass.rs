@@ -163,14 +163,25 @@ impl Pass<'_, '_> {
                     board.executions -= 1;
                 }
                 let indices = turns.iter().map(|t| t.index);
-                match why {
-                    // The shell may have got as far as its commands without our hearing of it.
+                let spooled = turns.iter().any(|turn| turn.isolated);
+                // The shell may have got as far as its commands without our hearing of it.
+                let begun = match why {
                     NotOpen::Gone => {
                         board.suspect(indices, matches!(mode, Mode::Single { .. }));
-                        let spooled = turns.iter().any(|turn| turn.isolated);
-                        board.unburied.push(Remains { group: None, spool, spooled });
+                        true
                     }
-                    _ => board.give_back(indices),
+                    // What kills everything of its account ends the channel a moment before the connection.
+                    NotOpen::NoHello { .. } => {
+                        board.give_back(indices);
+                        spooled
+                    }
+                    _ => {
+                        board.give_back(indices);
+                        false
+                    }
+                };
+                if begun {
+                    board.unburied.push(Remains { group: None, spool, spooled });
                 }
                 board.unburied.extend(bury);
                 Err(why)

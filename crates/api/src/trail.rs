@@ -18,8 +18,9 @@ pub const SENDER: &str = "api";
 
 /// Records an audit event.
 pub(crate) async fn record<A: Audit>(tx: &mut Tx<'_>, asking: &Asking, event: &A) -> Result<(), StoreError> {
-    let row = audit::record(tx, &asking.actor(), event, &asking.context()).await?;
-    send(tx, records(row).encode(Some(Traceparent::new_root()))).await
+    let row = audit::row(tx, &asking.actor(), event, &asking.context());
+    let message = message(records(row.clone()).encode(Some(Traceparent::new_root())));
+    outbox::tell(tx, SENDER, &[row], &[message]).await
 }
 
 /// Tells that something happened.
@@ -31,14 +32,13 @@ pub(crate) async fn tell(
 ) -> Result<(), StoreError> {
     let cause = Some(asking.correlation.clone());
     let event = Event { id: tx.new_id(), host, at: tx.now(), cause, body: body.into() };
-    send(tx, event.encode(Some(Traceparent::new_root()))).await
+    outbox::put(tx, SENDER, &[message(event.encode(Some(Traceparent::new_root())))]).await
 }
 
-async fn send(tx: &mut Tx<'_>, message: Outgoing) -> Result<(), StoreError> {
-    let Outgoing { subject, message_id, headers, payload } = message;
+fn message(of: Outgoing) -> OutboxMessage {
+    let Outgoing { subject, message_id, headers, payload } = of;
     let headers = headers.into_iter().collect();
-    let message = OutboxMessage { message_id, subject, headers, payload: payload.to_vec(), packed: false };
-    outbox::put(tx, SENDER, &[message]).await
+    OutboxMessage { message_id, subject, headers, payload: payload.to_vec(), packed: false }
 }
 
 fn records(row: AuditRow) -> Records {

@@ -86,7 +86,7 @@ async fn classify(
     metrics::counter!("openwatch_drift_total", "kind" => found.kind.as_str()).increment(1);
     if let Some(drift_type) = found.kind.drift_type() {
         let event = DriftDetectedEvent::new(host, scan, version.clone(), found);
-        out.audit(&mut tx, &audit(host, scan, drift_type, &event)).await?;
+        out.audit(&tx, &audit(host, scan, drift_type, &event));
         // Alerts order drifts by this: it is when the score moved, not when we looked.
         out.event_at(&tx, Some(host), event, applied_at);
     }

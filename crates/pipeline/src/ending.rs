@@ -17,10 +17,11 @@ pub(crate) async fn fail(
     source: &Source,
     failure: &Failure,
 ) -> Result<(), StoreError> {
+    let (before, interval_minutes) = end::failures(tx, open.host).await?;
     let counts = failure.reason.consequence().backoff;
-    let backoff = counts.then(|| backoff_after_failure(open.backoff, open.interval_minutes, tx.now()));
+    let backoff = counts.then(|| backoff_after_failure(before, interval_minutes, tx.now()));
     end::fail(tx, open, source, failure, backoff).await?;
-    let backoff = backoff.unwrap_or(open.backoff);
+    let backoff = backoff.unwrap_or(before);
     out.audit(
         tx,
         &ScanFailed {
@@ -31,8 +32,7 @@ pub(crate) async fn fail(
             reason: failure.reason,
             rule_id: failure.rule.clone(),
         },
-    )
-    .await?;
+    );
     out.event(
         tx,
         Some(open.host),
@@ -61,7 +61,7 @@ pub(crate) async fn fail(
 
 /// A host shows another key than the one on record: audit and event.
 async fn key_changed(tx: &mut Tx<'_>, out: &mut Out, open: &OpenScan) -> Result<(), StoreError> {
-    out.audit(tx, &HostKeyChangedAudit { host_id: open.host, scan_id: open.scan }).await?;
+    out.audit(tx, &HostKeyChangedAudit { host_id: open.host, scan_id: open.scan });
     let changed = HostKeyChanged { host_id: open.host, scan_id: open.scan, host_number: open.number };
     out.event(tx, Some(open.host), changed);
     Ok(())

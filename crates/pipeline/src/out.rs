@@ -24,7 +24,7 @@ pub(crate) struct Out {
     messages: Vec<Outgoing>,
     /// Events and records: nobody does.
     told: Vec<Outgoing>,
-    audit: BTreeMap<String, Vec<AuditRow>>,
+    audit: BTreeMap<&'static str, Vec<AuditRow>>,
 }
 
 impl Out {
@@ -86,34 +86,30 @@ impl Out {
         id
     }
 
-    /// Writes an audit row and sends it to the audit stream.
-    pub(crate) async fn audit<A: Audit>(&mut self, tx: &mut Tx<'_>, event: &A) -> Result<(), StoreError> {
-        self.audit_many(tx, std::slice::from_ref(event)).await
+    /// Puts an event into the audit log, and sends it to the audit stream.
+    pub(crate) fn audit<A: Audit>(&mut self, tx: &Tx<'_>, event: &A) {
+        self.audit_many(tx, std::slice::from_ref(event));
     }
 
-    /// Writes many audit rows of one code.
-    pub(crate) async fn audit_many<A: Audit>(
-        &mut self,
-        tx: &mut Tx<'_>,
-        events: &[A],
-    ) -> Result<(), StoreError> {
+    /// Many events of one code: a first scan has a finding per rule.
+    pub(crate) fn audit_many<A: Audit>(&mut self, tx: &Tx<'_>, events: &[A]) {
         if !events.is_empty() {
-            let rows = audit::record_many(tx, &self.actor, events, &self.context).await?;
-            self.audit.entry(A::CODE.to_owned()).or_default().extend(rows);
+            let rows = events.iter().map(|event| audit::row(tx, &self.actor, event, &self.context));
+            self.audit.entry(A::CODE).or_default().extend(rows);
         }
-        Ok(())
     }
 
-    /// Puts everything into the outbox.
+    /// Writes all of it: the log, and the outbox.
     pub(crate) async fn flush(mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         for (code, rows) in &self.audit {
             for chunk in rows.chunks(CHUNK) {
                 self.told.push(records(tx, code, chunk).encode(Some(self.trace.child())));
             }
         }
-        let mut rows: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
-        rows.extend(together(self.told));
-        outbox::put(tx, self.sender, &rows).await
+        let mut messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
+        messages.extend(together(self.told));
+        let rows: Vec<AuditRow> = self.audit.into_values().flatten().collect();
+        outbox::tell(tx, self.sender, &rows, &messages).await
     }
 
     /// [`Out::flush`], then commits.

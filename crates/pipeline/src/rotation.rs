@@ -116,7 +116,7 @@ impl Keeper {
                 next_key_id: next.to_owned(),
                 requested_by: rotation.requested_by.clone(),
             };
-            out.audit(&mut tx, &event).await?;
+            out.audit(&tx, &event);
             out.commit(tx).await?;
             tracing::info!(phase = to.as_str(), old, next, "the data-encryption key is being rotated");
         }

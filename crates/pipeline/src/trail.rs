@@ -19,7 +19,7 @@ pub const SENDER: &str = "api";
 /// The database is away.
 pub async fn operator<A: Audit>(tx: &mut Tx<'_>, cause: &str, event: &A) -> Result<(), StoreError> {
     let mut out = Out::new(SENDER, cause).by(Actor::Operator);
-    out.audit(tx, event).await?;
+    out.audit(tx, event);
     out.flush(tx).await
 }
 
@@ -28,9 +28,9 @@ pub async fn operator<A: Audit>(tx: &mut Tx<'_>, cause: &str, event: &A) -> Resu
 /// # Errors
 /// The database is away.
 pub async fn process<A: Audit>(store: &Store, event: &A) -> Result<(), StoreError> {
-    let mut tx = store.begin().await?;
+    let tx = store.begin().await?;
     let mut out = Out::new(store.role().as_str(), "process");
-    out.audit(&mut tx, event).await?;
+    out.audit(&tx, event);
     out.commit(tx).await
 }
 

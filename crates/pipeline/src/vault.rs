@@ -174,7 +174,7 @@ impl Vault {
         attempts::granted(&mut tx, request.scan).await?;
         let mut out = Out::new(STAGE, request.scan.to_string());
         out.audit(
-            &mut tx,
+            &tx,
             &CredentialReleased {
                 credential_id: stored.id,
                 scan_id: request.scan,
@@ -182,8 +182,7 @@ impl Vault {
                 attempt: request.attempt,
                 worker: clip(&request.worker),
             },
-        )
-        .await?;
+        );
         out.commit(tx).await?;
         metrics::counter!("openwatch_vault_releases_total", "outcome" => "released").increment(1);
         Ok(Ok(sealed))
@@ -211,7 +210,7 @@ impl Vault {
         let key_id = keys.current().to_string();
         if credential::store_encrypted(tx, id, &key_id, &ciphertext).await? {
             let mut out = Out::new(STAGE, id.to_string());
-            out.audit(tx, &CredentialStored { credential_id: id, key_id }).await?;
+            out.audit(tx, &CredentialStored { credential_id: id, key_id });
             out.flush(tx).await?;
         }
         Ok(())
@@ -221,7 +220,7 @@ impl Vault {
         metrics::counter!("openwatch_vault_releases_total", "outcome" => refusal.code()).increment(1);
         let reply = Reply::Refused { code: refusal.code().to_owned() };
         let recorded = async {
-            let mut tx = self.store.begin().await?;
+            let tx = self.store.begin().await?;
             let cause = request.map_or_else(|| "vault".to_owned(), |r| r.scan.to_string());
             let mut out = Out::new(STAGE, cause);
             let event = CredentialRefused {
@@ -229,7 +228,7 @@ impl Vault {
                 reason: refusal.code().to_owned(),
                 worker: request.map(|r| clip(&r.worker)).unwrap_or_default(),
             };
-            out.audit(&mut tx, &event).await?;
+            out.audit(&tx, &event);
             out.commit(tx).await
         };
         if let Err(error) = recorded.await {
@@ -309,7 +308,7 @@ impl Vault {
             }
         }
         let mut out = Out::new(STAGE, format!("key.{key_id}"));
-        out.audit_many(&mut tx, &done).await?;
+        out.audit_many(&tx, &done);
         out.commit(tx).await?;
         Ok(count == BATCH as usize && !done.is_empty())
     }

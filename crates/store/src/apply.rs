@@ -7,11 +7,9 @@ mod rows;
 
 use std::collections::BTreeMap;
 
-use openwatch_model::Timestamp;
 use openwatch_model::drift::Summary;
 use openwatch_model::host::Platform;
 use openwatch_model::scan::RuleTiming;
-use openwatch_model::schedule::Backoff;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::transaction::{Change, RuleState};
 
@@ -125,8 +123,7 @@ pub async fn compare(
 /// See [`end::fail`].
 pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
     ledger(tx, open, done, 0, true).await?;
-    move_host(tx, open, done).await?;
-    settle(tx, open, done).await
+    move_host(tx, open, done).await
 }
 
 /// Ends a scan and writes what differs: evidence, rule state, the transactions that the model made of the
@@ -157,11 +154,10 @@ pub async fn write(
             .collect();
         rows::close_gaps(tx, open, &returned).await?;
         rows::drop_out(tx, open, &comparison.dropped).await?;
-        move_host(tx, open, done).await?;
+        move_host(tx, open, done).await
     } else {
-        note_filtered(tx, open, comparison).await?;
+        note_filtered(tx, open, comparison).await
     }
-    settle(tx, open, done).await
 }
 
 /// Findings that say something else under the same verdict: other evidence, another reason to skip, other references.
@@ -192,16 +188,21 @@ async fn ledger(
         summary: Some(done.summary),
         rule_ids: (!full).then(|| done.findings.iter().map(|f| f.rule.clone()).collect()),
         timings: Some(kept::timings(done.timings)),
+        failure: None,
     };
     end::close(tx, open, &done.source, &entry).await
 }
 
-/// The host as this full scan found it.
+/// The host as this full scan found it; its failures are over.
 async fn move_host(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
     let counts = finding::counts(done.findings);
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query!(
-        "update host_state
+        "with recovered as (
+           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
+           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+         )
+         update host_state
          set full_seq = full_seq + 1, applied_number = $2, full_number = $2, full_scan_id = $3, full_at = $4,
              full_digest = $5, pass = $6, fail = $7, skipped = $8, error = $9, critical_failing = $10,
              compliance_state = $11, platform = $12, capabilities = $13
@@ -226,34 +227,21 @@ async fn move_host(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> R
 }
 
 /// A filtered scan leaves the full scan's digest alone, unless it changed a rule: then the digest no longer says what is
-/// stored, and the next full scan must compare.
+/// stored, and the next full scan must compare. The host's failures are over.
 async fn note_filtered(tx: &mut Tx<'_>, open: &OpenScan, comparison: &Comparison) -> Result<(), StoreError> {
     sqlx::query!(
-        "update host_state set applied_number = $2, full_digest = case when $3 then null else full_digest end
+        "with recovered as (
+           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
+           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+         )
+         update host_state set applied_number = $2, full_digest = case when $3 then null else full_digest end
          where host_id = $1",
         open.host.0,
         open.number,
         comparison.differences.iter().any(|d| d.differs),
+        tx.now(),
     )
     .execute(tx.connection())
     .await?;
-    Ok(())
-}
-
-/// The scan's own row, and the end of the host's failures.
-async fn settle(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
-    let now: Timestamp = tx.now();
-    sqlx::query!(
-        "update scan set state = 'completed', finished_at = $2, worker = $3, engine = $4 where id = $1",
-        open.scan.0,
-        now,
-        done.source.worker,
-        done.source.engine,
-    )
-    .execute(tx.connection())
-    .await?;
-    if open.backoff != Backoff::default() {
-        end::set_backoff(tx, open.host, Backoff::default(), None).await?;
-    }
     Ok(())
 }

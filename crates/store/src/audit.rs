@@ -52,73 +52,9 @@ pub struct AuditRow {
     pub occurred_at: Timestamp,
 }
 
-/// Writes one event. Called by every stage.
-///
-/// # Errors
-/// The database is away.
-pub async fn record<A: Audit>(
-    tx: &mut Tx<'_>,
-    actor: &Actor,
-    event: &A,
-    context: &Context,
-) -> Result<AuditRow, StoreError> {
-    let mut rows = record_many(tx, actor, std::slice::from_ref(event), context).await?;
-    rows.pop().ok_or_else(|| StoreError::unknown_word("audit event", A::CODE))
-}
-
-/// Writes many events of one code in one statement: a first scan has a finding per rule. Called by the writer and
-/// the scheduler.
-///
-/// # Errors
-/// The database is away.
-pub async fn record_many<A: Audit>(
-    tx: &mut Tx<'_>,
-    actor: &Actor,
-    events: &[A],
-    context: &Context,
-) -> Result<Vec<AuditRow>, StoreError> {
-    let rows: Vec<AuditRow> = events.iter().map(|event| row(tx, actor, event, context)).collect();
-    if rows.is_empty() {
-        return Ok(rows);
-    }
-    let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
-    let details: Vec<String> = rows.iter().map(|r| r.detail.to_string()).collect();
-    let hosts: Vec<Option<Uuid>> = rows.iter().map(|r| uuid_field(&r.detail, "host_id")).collect();
-    let types: Vec<Option<String>> =
-        rows.iter().map(|r| r.resource.as_ref().map(|(kind, _)| kind.clone())).collect();
-    let resources: Vec<Option<String>> =
-        rows.iter().map(|r| r.resource.as_ref().map(|(_, id)| id.clone())).collect();
-    // Arrays of arrays must be of one length in PostgreSQL, so paths travel in one text; none of them holds a line end.
-    let redactions: Vec<Option<String>> =
-        rows.iter().map(|r| (!r.redactions.is_empty()).then(|| r.redactions.join("\n"))).collect();
-    sqlx::query!(
-        "insert into audit_event (id, action, severity, actor_type, actor_label, host_id, resource_type, resource_id,
-           correlation_id, cause, policy_version, detail, redactions, occurred_at)
-         select e.id, $6, $7, $8, $9, e.host_id, e.resource_type, e.resource_id, $10, $11, $12, e.detail::jsonb,
-           coalesce(string_to_array(e.redactions, E'\\n'), '{}'), $13
-         from unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $14::text[])
-           as e (id, detail, host_id, resource_type, resource_id, redactions)",
-        &ids,
-        &details,
-        &hosts as &[Option<Uuid>],
-        &types as &[Option<String>],
-        &resources as &[Option<String>],
-        A::CODE,
-        A::SEVERITY.as_str(),
-        actor.kind(),
-        actor.label(),
-        context.correlation,
-        context.cause,
-        context.policy_version,
-        tx.now(),
-        &redactions as &[Option<String>],
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(rows)
-}
-
-fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -> AuditRow {
+/// The row of an event, yet to be written: [`crate::outbox::tell`] does that together with the message that carries it.
+/// Called by every stage.
+pub fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -> AuditRow {
     let mut detail = serde_json::to_value(event).unwrap_or(Value::Null);
     if !detail.is_object() {
         detail = Value::Object(serde_json::Map::new());
@@ -137,6 +73,48 @@ fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -> Au
         detail,
         redactions,
         occurred_at: tx.now(),
+    }
+}
+
+/// Rows of the log, a list for each column.
+#[derive(Default)]
+pub(crate) struct Columns {
+    pub(crate) ids: Vec<Uuid>,
+    pub(crate) codes: Vec<String>,
+    pub(crate) severities: Vec<String>,
+    pub(crate) actor_types: Vec<String>,
+    pub(crate) actors: Vec<String>,
+    pub(crate) hosts: Vec<Option<Uuid>>,
+    pub(crate) resource_types: Vec<Option<String>>,
+    pub(crate) resources: Vec<Option<String>>,
+    pub(crate) correlations: Vec<Option<String>>,
+    pub(crate) causes: Vec<Option<String>>,
+    pub(crate) policies: Vec<Option<String>>,
+    pub(crate) details: Vec<String>,
+    /// Arrays of arrays must be of one length in PostgreSQL, so paths travel in one text; none of them holds a line end.
+    pub(crate) redactions: Vec<Option<String>>,
+}
+
+impl Columns {
+    pub(crate) fn of(rows: &[AuditRow]) -> Self {
+        let mut all = Self::default();
+        for row in rows {
+            let (resource_type, resource) = row.resource.clone().unzip();
+            all.ids.push(row.id);
+            all.codes.push(row.code.clone());
+            all.severities.push(row.severity.clone());
+            all.actor_types.push(row.actor_type.clone());
+            all.actors.push(row.actor.clone());
+            all.hosts.push(uuid_field(&row.detail, "host_id"));
+            all.resource_types.push(resource_type);
+            all.resources.push(resource);
+            all.correlations.push(row.correlation.clone());
+            all.causes.push(row.cause.clone());
+            all.policies.push(row.policy_version.clone());
+            all.details.push(row.detail.to_string());
+            all.redactions.push((!row.redactions.is_empty()).then(|| row.redactions.join("\n")));
+        }
+        all
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::{StoreError, Tx};
 
@@ -96,6 +96,8 @@ impl std::fmt::Debug for StoreOptions {
 
 /// Longest wait for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that was used so recently is taken for alive.
+const TRUSTED: Duration = Duration::from_secs(1);
 
 /// The database, in the role of one stage. Cheap to clone.
 #[derive(Clone)]
@@ -164,6 +166,12 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(options.max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A connection in steady use is not asked for a sign of life each time: that would cost every transaction a
+            // round trip, and one that is dead fails its first statement like one that dies a moment later.
+            .test_before_acquire(false)
+            .before_acquire(|connection, known| {
+                Box::pin(async move { Ok(known.idle_for < TRUSTED || connection.ping().await.is_ok()) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move { sqlx::raw_sql(role).execute(connection).await.map(drop) })
             })

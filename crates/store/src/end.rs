@@ -8,10 +8,12 @@ use openwatch_model::schedule::Backoff;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
 use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::host::count;
 use crate::words::{compliance_state, lane, scan_state};
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 /// Whether a scan may be ended now.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,12 +35,6 @@ pub struct OpenScan {
     pub scan: ScanId,
     /// Its host.
     pub host: HostId,
-    /// Name of the host.
-    pub host_name: String,
-    /// Address and port of the host, for its keys.
-    pub address: String,
-    /// See `address`.
-    pub port: u16,
     /// Place among the host's scans.
     pub number: i64,
     /// Newest of the host's scans that was applied: above `number`, this result is superseded.
@@ -77,10 +73,6 @@ pub struct OpenScan {
     pub(crate) full_seq: i64,
     /// Newest full scan of the host: number, id, time.
     pub(crate) last_full: Option<(i64, ScanId, Timestamp)>,
-    /// Failures of the host so far.
-    pub backoff: Backoff,
-    /// The host's interval in minutes; a removed host has the longest.
-    pub interval_minutes: u32,
 }
 
 impl OpenScan {
@@ -90,79 +82,135 @@ impl OpenScan {
     }
 }
 
-/// Locks a scan and its host so that it can be ended, and tells what deciding takes. Called by the writer for every
-/// result, and by the rescuer.
+/// Begins a transaction in which a scan can be ended: [`open`], with a round trip less, for what happens all day. Called
+/// by the writer for every result.
+///
+/// # Errors
+/// The database is away.
+pub async fn begin(store: &Store, scan: ScanId, host: HostId) -> Result<(Tx<'static>, Ending), StoreError> {
+    let mut inner = store.pool().begin().await?;
+    match locked(&mut inner, scan).await? {
+        Some(row) => {
+            let tx = Tx::begun(inner, row.now);
+            Ok((tx, row.ending(scan, Some(host))?))
+        }
+        None => Ok((Tx::open(inner).await?, Ending::Unknown)),
+    }
+}
+
+/// Locks a scan and its host so that it can be ended, and tells what deciding takes. Called by the writer and the
+/// rescuer.
 ///
 /// # Errors
 /// The database is away.
 pub async fn open(tx: &mut Tx<'_>, scan: ScanId, host: Option<HostId>) -> Result<Ending, StoreError> {
-    let row = sqlx::query!(
-        r#"select s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane, s.actor, s.correlation,
-             s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
+    match locked(tx.connection(), scan).await? {
+        Some(row) => row.ending(scan, host),
+        None => Ok(Ending::Unknown),
+    }
+}
+
+struct Locked {
+    now: Timestamp,
+    host_id: Uuid,
+    number: i64,
+    state: String,
+    attempt: i32,
+    rescues: i32,
+    tag: Option<Vec<u8>>,
+    framework: String,
+    rules: Vec<String>,
+    lane: String,
+    actor: String,
+    correlation: Option<String>,
+    policy_version: Option<String>,
+    queued_at: Timestamp,
+    issued_at: Option<Timestamp>,
+    started_at: Option<Timestamp>,
+    timeout_sec: Option<i32>,
+    applied_number: i64,
+    compliance_state: String,
+    full_digest: Option<Vec<u8>>,
+    full_seq: i64,
+    full_number: Option<i64>,
+    full_scan_id: Option<Uuid>,
+    full_at: Option<Timestamp>,
+}
+
+/// What is locked is read as it is after waiting for whoever held it: a scan that was ended meanwhile says so.
+async fn locked(connection: &mut PgConnection, scan: ScanId) -> Result<Option<Locked>, StoreError> {
+    Ok(sqlx::query_as!(
+        Locked,
+        r#"select now() as "now!", s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane,
+             s.actor, s.correlation, s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
              hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at
            from scan s join host_state hs on hs.host_id = s.host_id
            where s.id = $1
            for update"#,
         scan.0
     )
-    .fetch_optional(tx.connection())
-    .await?;
-    let Some(row) = row else { return Ok(Ending::Unknown) };
-    if host.is_some_and(|claimed| claimed.0 != row.host_id) {
-        return Ok(Ending::OtherHost(HostId(row.host_id)));
+    .fetch_optional(connection)
+    .await?)
+}
+
+impl Locked {
+    fn ending(self, scan: ScanId, host: Option<HostId>) -> Result<Ending, StoreError> {
+        let row = self;
+        if host.is_some_and(|claimed| claimed.0 != row.host_id) {
+            return Ok(Ending::OtherHost(HostId(row.host_id)));
+        }
+        let state = scan_state(&row.state)?;
+        if state.is_terminal() {
+            return Ok(Ending::Ended);
+        }
+        Ok(Ending::Open(Box::new(OpenScan {
+            scan,
+            host: HostId(row.host_id),
+            number: row.number,
+            applied_number: row.applied_number,
+            state,
+            attempt: count(row.attempt),
+            rescues: count(row.rescues),
+            tag: row.tag,
+            selection: Selection { framework: row.framework, rules: row.rules },
+            lane: lane(&row.lane)?,
+            actor: row.actor,
+            correlation: row.correlation,
+            policy_version: row.policy_version.unwrap_or_default(),
+            queued_at: row.queued_at,
+            issued_at: row.issued_at,
+            started_at: row.started_at,
+            timeout_sec: row.timeout_sec.map(count),
+            host_state: compliance_state(&row.compliance_state)?,
+            full_digest: row.full_digest,
+            full_seq: row.full_seq,
+            last_full: match (row.full_number, row.full_scan_id, row.full_at) {
+                (Some(number), Some(scan), Some(at)) => Some((number, ScanId(scan), at)),
+                _ => None,
+            },
+        })))
     }
-    // A statement of its own: the one before may have waited for the transaction that ended the scan.
-    let facts = sqlx::query!(
-        r#"select exists (select from scan_ledger l where l.scan_id = $1) as "ended!", h.name, h.address, h.port,
-             b.consecutive_failures as "failures?", b.suppress_until as "suppress_until?",
+}
+
+/// How often a host failed so far, and its interval in minutes; a removed host has the longest.
+///
+/// # Errors
+/// The database is away.
+pub async fn failures(tx: &mut Tx<'_>, host: HostId) -> Result<(Backoff, u32), StoreError> {
+    let row = sqlx::query!(
+        r#"select b.consecutive_failures as "failures?", b.suppress_until as "suppress_until?",
              s.current_interval_minutes as "interval?"
            from host h
            left join host_backoff_state b on b.host_id = h.id and b.probe_type = 'scan'
            left join host_compliance_schedule s on s.host_id = h.id
-           where h.id = $2"#,
-        scan.0,
-        row.host_id
+           where h.id = $1"#,
+        host.0
     )
     .fetch_one(tx.connection())
     .await?;
-    let state = scan_state(&row.state)?;
-    if facts.ended || state.is_terminal() {
-        return Ok(Ending::Ended);
-    }
-    Ok(Ending::Open(Box::new(OpenScan {
-        scan,
-        host: HostId(row.host_id),
-        host_name: facts.name,
-        address: facts.address,
-        port: crate::host::port(facts.port),
-        number: row.number,
-        applied_number: row.applied_number,
-        state,
-        attempt: count(row.attempt),
-        rescues: count(row.rescues),
-        tag: row.tag,
-        selection: Selection { framework: row.framework, rules: row.rules },
-        lane: lane(&row.lane)?,
-        actor: row.actor,
-        correlation: row.correlation,
-        policy_version: row.policy_version.unwrap_or_default(),
-        queued_at: row.queued_at,
-        issued_at: row.issued_at,
-        started_at: row.started_at,
-        timeout_sec: row.timeout_sec.map(count),
-        host_state: compliance_state(&row.compliance_state)?,
-        full_digest: row.full_digest,
-        full_seq: row.full_seq,
-        last_full: match (row.full_number, row.full_scan_id, row.full_at) {
-            (Some(number), Some(scan), Some(at)) => Some((number, ScanId(scan), at)),
-            _ => None,
-        },
-        backoff: Backoff {
-            consecutive_failures: facts.failures.map_or(0, count),
-            suppress_until: facts.suppress_until,
-        },
-        interval_minutes: facts.interval.map_or(openwatch_model::schedule::CAP_MINUTES, count),
-    })))
+    let backoff =
+        Backoff { consecutive_failures: row.failures.map_or(0, count), suppress_until: row.suppress_until };
+    Ok((backoff, row.interval.map_or(openwatch_model::schedule::CAP_MINUTES, count)))
 }
 
 /// Who measured, as the ledger and the scan remember it.
@@ -188,22 +236,10 @@ pub async fn fail(
     failure: &Failure,
     backoff: Option<Backoff>,
 ) -> Result<(), StoreError> {
-    close(tx, open, source, &Entry { outcome: "failed", ..Entry::default() }).await?;
-    sqlx::query!(
-        "update scan set state = 'failed', finished_at = $2, worker = coalesce($3, worker), failure_reason = $4,
-           failure_detail = left($5, 1024), failure_rule = $6
-         where id = $1",
-        open.scan.0,
-        tx.now(),
-        source.worker,
-        failure.reason.as_str(),
-        failure.detail.replace('\0', "\u{fffd}"),
-        failure.rule,
-    )
-    .execute(tx.connection())
-    .await?;
+    let entry = Entry { outcome: "failed", failure: Some(failure), ..Entry::default() };
+    close(tx, open, source, &entry).await?;
     if let Some(backoff) = backoff {
-        set_backoff(tx, open.host, backoff, Some(failure.reason.as_str())).await?;
+        set_backoff(tx, open.host, backoff, failure.reason.as_str()).await?;
     }
     Ok(())
 }
@@ -218,19 +254,7 @@ pub async fn supersede(
     source: &Source,
     counts: Counts,
 ) -> Result<(), StoreError> {
-    close(tx, open, source, &Entry { outcome: "superseded", counts, ..Entry::default() }).await?;
-    sqlx::query!(
-        "update scan set state = 'completed', superseded = true, finished_at = $2, worker = coalesce($3, worker),
-           engine = coalesce($4, engine)
-         where id = $1",
-        open.scan.0,
-        tx.now(),
-        source.worker,
-        source.engine,
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(())
+    close(tx, open, source, &Entry { outcome: "superseded", counts, ..Entry::default() }).await
 }
 
 /// One line of the ledger, beside what the scan itself tells.
@@ -247,9 +271,10 @@ pub(crate) struct Entry<'a> {
     pub(crate) summary: Option<&'a Summary>,
     pub(crate) rule_ids: Option<Vec<String>>,
     pub(crate) timings: Option<Value>,
+    pub(crate) failure: Option<&'a Failure>,
 }
 
-/// The one place where a scan ends.
+/// The one place where a scan ends: its line in the ledger, and its own row.
 pub(crate) async fn close(
     tx: &mut Tx<'_>,
     open: &OpenScan,
@@ -258,11 +283,20 @@ pub(crate) async fn close(
 ) -> Result<(), StoreError> {
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let summary = entry.summary.map(crate::kept::summary);
+    let failure = entry.failure;
     let done = sqlx::query!(
-        "insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
-           critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
-         on conflict (scan_id) do nothing",
+        "with recorded as (
+           insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
+             critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
+           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+           on conflict (scan_id) do nothing
+           returning scan_id
+         )
+         update scan s
+         set state = case when $5 = 'failed' then 'failed' else 'completed' end, superseded = $5 = 'superseded',
+             finished_at = $21, worker = coalesce($20, s.worker), engine = coalesce($22, s.engine),
+             failure_reason = $23, failure_detail = left($24, 1024), failure_rule = $25
+         from recorded where s.id = recorded.scan_id",
         open.scan.0,
         open.host.0,
         open.number,
@@ -284,6 +318,10 @@ pub(crate) async fn close(
         entry.timings,
         source.worker,
         tx.now(),
+        source.engine,
+        failure.map(|f| f.reason.as_str()),
+        failure.map(|f| f.detail.replace('\0', "\u{fffd}")),
+        failure.and_then(|f| f.rule.as_deref()),
     )
     .execute(tx.connection())
     .await?;
@@ -293,28 +331,22 @@ pub(crate) async fn close(
     Ok(())
 }
 
-/// Notes a host's failures, or that they are over.
-pub(crate) async fn set_backoff(
-    tx: &mut Tx<'_>,
-    host: HostId,
-    backoff: Backoff,
-    error: Option<&str>,
-) -> Result<(), StoreError> {
+/// Notes a host's failures.
+async fn set_backoff(tx: &mut Tx<'_>, host: HostId, backoff: Backoff, error: &str) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into host_backoff_state (host_id, probe_type, consecutive_failures, suppress_until, last_error_code,
            last_failure_at, updated_at)
-         values ($1, 'scan', $2, $3, $4, $5, $6)
+         values ($1, 'scan', $2, $3, $4, $5, $5)
          on conflict (host_id, probe_type) do update
            set consecutive_failures = excluded.consecutive_failures,
                suppress_until = excluded.suppress_until,
-               last_error_code = coalesce(excluded.last_error_code, host_backoff_state.last_error_code),
-               last_failure_at = coalesce(excluded.last_failure_at, host_backoff_state.last_failure_at),
+               last_error_code = excluded.last_error_code,
+               last_failure_at = excluded.last_failure_at,
                updated_at = excluded.updated_at",
         host.0,
         i32::try_from(backoff.consecutive_failures).unwrap_or(i32::MAX),
         backoff.suppress_until,
         error,
-        error.map(|_| tx.now()),
         tx.now(),
     )
     .execute(tx.connection())

@@ -55,8 +55,9 @@ pub async fn migrate(
         // Two processes may migrate at once; the log names each version once.
         if !audit::migration_is_recorded(&mut tx, version).await? {
             let event = MigrationApplied { version };
-            let row = audit::record(&mut tx, &Actor::Operator, &event, &audit::Context::default()).await?;
-            outbox::put(&mut tx, sender, &[tell(&row)]).await?;
+            let row = audit::row(&tx, &Actor::Operator, &event, &audit::Context::default());
+            let message = tell(&row);
+            outbox::tell(&mut tx, sender, &[row], &[message]).await?;
             applied.push(version);
         }
     }

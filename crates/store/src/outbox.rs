@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use uuid::Uuid;
+
+use crate::audit::{AuditRow, Columns};
 use crate::{Store, StoreError, Tx};
 
 /// A message to be sent.
@@ -44,28 +47,66 @@ pub struct Depth {
 /// # Errors
 /// The database is away, or a subject is malformed.
 pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> Result<(), StoreError> {
-    if messages.is_empty() {
+    tell(tx, sender, &[], messages).await
+}
+
+/// Writes rows of the audit log and puts messages in line ([`put`]), in one statement: everything that is done is told
+/// both ways. Called by every stage with tables.
+///
+/// # Errors
+/// The database is away, or a subject is malformed.
+pub async fn tell(
+    tx: &mut Tx<'_>,
+    sender: &str,
+    rows: &[AuditRow],
+    messages: &[OutboxMessage],
+) -> Result<(), StoreError> {
+    if rows.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let ids: Vec<String> = messages.iter().map(|m| m.message_id.clone()).collect();
-    let subjects: Vec<String> = messages.iter().map(|m| m.subject.clone()).collect();
+    let log = Columns::of(rows);
+    let ids: Vec<&str> = messages.iter().map(|m| m.message_id.as_str()).collect();
+    let subjects: Vec<&str> = messages.iter().map(|m| m.subject.as_str()).collect();
     let headers: Vec<serde_json::Value> = messages.iter().map(|m| serde_json::json!(m.headers)).collect();
-    let payloads: Vec<Vec<u8>> = messages.iter().map(|m| m.payload.clone()).collect();
+    let payloads: Vec<&[u8]> = messages.iter().map(|m| m.payload.as_slice()).collect();
     let packed: Vec<bool> = messages.iter().map(|m| m.packed).collect();
     sqlx::query!(
-        "insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
+        "with logged as (
+           insert into audit_event (id, action, severity, actor_type, actor_label, host_id, resource_type, resource_id,
+             correlation_id, cause, policy_version, detail, redactions, occurred_at)
+           select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.resource_type, e.resource_id,
+             e.correlation, e.cause, e.policy, e.detail::jsonb, coalesce(string_to_array(e.redactions, E'\\n'), '{}'), $6
+           from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[], $15::text[],
+             $16::text[], $17::text[], $18::text[], $19::text[], $20::text[])
+             as e (id, action, severity, actor_type, actor, host_id, resource_type, resource_id, correlation, cause, policy,
+               detail, redactions)
+         )
+         insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
          select $1, m.message_id, m.subject, m.headers, m.payload, m.packed, $6
          from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
            with ordinality as m (message_id, subject, headers, payload, packed, place)
          order by m.place
          on conflict (message_id) do nothing",
         sender,
-        &ids,
-        &subjects,
+        &ids as &[&str],
+        &subjects as &[&str],
         &headers,
-        &payloads,
+        &payloads as &[&[u8]],
         tx.now(),
         &packed,
+        &log.ids,
+        &log.codes,
+        &log.severities,
+        &log.actor_types,
+        &log.actors,
+        &log.hosts as &[Option<Uuid>],
+        &log.resource_types as &[Option<String>],
+        &log.resources as &[Option<String>],
+        &log.correlations as &[Option<String>],
+        &log.causes as &[Option<String>],
+        &log.policies as &[Option<String>],
+        &log.details,
+        &log.redactions as &[Option<String>],
     )
     .execute(tx.connection())
     .await?;

@@ -24,6 +24,11 @@ impl<'a> Tx<'a> {
         Ok(Self { inner, now })
     }
 
+    /// Of a transaction whose time a statement has told on the way.
+    pub(crate) fn begun(inner: Transaction<'a, Postgres>, now: Timestamp) -> Self {
+        Self { inner, now }
+    }
+
     /// The database's time when this transaction began, in microseconds: the one time for every decision within it.
     pub fn now(&self) -> Timestamp {
         self.now

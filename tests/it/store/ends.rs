@@ -15,7 +15,8 @@ async fn fail(store: &Store, scan: ScanId, reason: FailureReason) -> bool {
     let mut tx = store.begin().await.unwrap();
     let Ending::Open(open) = end::open(&mut tx, scan, None).await.unwrap() else { return false };
     let failure = Failure { reason, detail: "no\0answer".into(), rule: None };
-    let backoff = backoff_after_failure(open.backoff, open.interval_minutes, tx.now());
+    let (before, interval_minutes) = end::failures(&mut tx, open.host).await.unwrap();
+    let backoff = backoff_after_failure(before, interval_minutes, tx.now());
     let source = Source { attempt: open.attempt, ..Source::default() };
     end::fail(&mut tx, &open, &source, &failure, Some(backoff)).await.unwrap();
     tx.commit().await.unwrap();

@@ -137,9 +137,10 @@ async fn audit_rows_are_read_back_newest_first_without_loss_between_pages() {
     let mut tx = rig.api.begin().await.unwrap();
     let events: Vec<_> = (0..25).map(|n| HostCreated { host_id: host, name: format!("h{n}\u{7}") }).collect();
     let context = audit::Context { cause: Some("c1".into()), ..audit::Context::default() };
-    let written =
-        audit::record_many(&mut tx, &Actor::Token("alice".into()), &events, &context).await.unwrap();
-    audit::record(&mut tx, &Actor::Operator, &MigrationApplied { version: 1 }, &context).await.unwrap();
+    let alice = Actor::Token("alice".into());
+    let mut written: Vec<_> = events.iter().map(|event| audit::row(&tx, &alice, event, &context)).collect();
+    written.push(audit::row(&tx, &Actor::Operator, &MigrationApplied { version: 1 }, &context));
+    outbox::tell(&mut tx, "api", &written, &[]).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(written[0].detail["name"], "h0\u{fffd}");
     let filter = audit::Filter { host: Some(host), cause: Some("c1".into()), ..audit::Filter::default() };

@@ -115,7 +115,7 @@ impl Deliverer {
             Ok(status) => {
                 if let Some(alert_id) = it.alert {
                     let event = NotificationDelivered { alert_id, channel: name, attempt: it.attempt };
-                    out.audit(&mut tx, &event).await?;
+                    out.audit(&tx, &event);
                 }
                 (Try::Delivered, *status)
             }
@@ -138,7 +138,7 @@ impl Deliverer {
             tracing::error!(channel = name, error, "a channel is turned off: its receiver is gone");
             let event =
                 ChannelDisabled { channel_id: self.channel.id, name: name.clone(), reason: error.clone() };
-            out.audit(tx, &event).await?;
+            out.audit(tx, &event);
         }
         // A test is one try: somebody waits for the answer.
         let again = !refused.gone && it.alert.is_some();
@@ -157,7 +157,7 @@ impl Deliverer {
                         attempt: it.attempt,
                         error: error.clone(),
                     };
-                    out.audit(tx, &event).await?;
+                    out.audit(tx, &event);
                 }
                 Ok(Try::GivenUp { error })
             }

@@ -95,7 +95,7 @@ async fn wake_silenced(store: &Store) -> Result<bool, StoreError> {
     for it in &rearmed {
         let format = |at: openwatch_model::Timestamp| at.format(&Rfc3339).ok();
         let silenced_until = it.silenced_until.and_then(format);
-        out.audit(&mut tx, &AlertUnsilencedAuto { alert_id: it.id, silenced_until }).await?;
+        out.audit(&tx, &AlertUnsilencedAuto { alert_id: it.id, silenced_until });
         if let Some(alert) = alert_life::get(&mut tx, it.id).await? {
             out.event(
                 &tx,

@@ -188,8 +188,7 @@ async fn tell_opened(
                     alert_severity: new.severity.as_str(),
                     host_id: new.host,
                 },
-            )
-            .await?;
+            );
             let state = AlertState::Active;
             let event = AlertOpened {
                 alert_id: id,
@@ -243,8 +242,7 @@ async fn tell_resolved(
             new_state: AlertState::Resolved.as_str(),
             reason: Some("auto".to_owned()),
         },
-    )
-    .await?;
+    );
     let event = AlertResolved {
         alert_id: it.id,
         kind: it.kind,

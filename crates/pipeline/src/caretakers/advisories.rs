@@ -80,7 +80,7 @@ async fn file(store: &Store, bus: &Bus, advisory: &Advisory) -> Result<(), Troub
             deliveries: advisory.deliveries,
             reason: reason.clone(),
         };
-        out.audit(&mut tx, &event).await?;
+        out.audit(&tx, &event);
         out.send(
             DeadLetter::of_stored(STAGE, &advisory.stream, stored, advisory.deliveries, &reason).encode(),
         );

@@ -195,7 +195,7 @@ async fn give_up(
         deliveries: 1,
         reason: reason.to_owned(),
     };
-    out.audit(&mut tx, &event).await?;
+    out.audit(&tx, &event);
     out.send(DeadLetter::of_unsent(sender, id.unsigned_abs(), message, reason).encode());
     out.commit(tx).await?;
     metrics::counter!("openwatch_dead_lettered_total", "stage" => sender).increment(1);

@@ -110,7 +110,7 @@ async fn rescue_one(store: &Store, it: &Overdue) -> Result<(), StoreError> {
         let attempt = rescue::retry(&mut tx, &open).await?;
         tracing::warn!(scan.id = %it.scan, attempt, "a scan was not heard of and is tried again");
         metrics::counter!("openwatch_scans_rescued_total").increment(1);
-        out.audit(&mut tx, &ScanRescued { scan_id: it.scan, host_id: open.host, attempt }).await?;
+        out.audit(&tx, &ScanRescued { scan_id: it.scan, host_id: open.host, attempt });
     } else {
         let failure = Failure {
             reason: FailureReason::Lost,

@@ -81,7 +81,7 @@ async fn tell(
     let ssh_accessible = outcome.is_ok();
     let mut out = Out::new(STAGE, format!("{host_id}.{transition}"));
     let audit = ConnectivityChecked { host_id, ssh_accessible, response_time_ms, new_status: status };
-    out.audit(tx, &audit).await?;
+    out.audit(tx, &audit);
     let error = outcome.err();
     out.event(
         tx,

@@ -68,7 +68,7 @@ async fn change(tx: &mut Tx<'_>, status: Standing, witnesses: Witnesses) -> Resu
     tracing::warn!(asked, silent, standing = status.as_str(), "the probers' network changed");
     metrics::counter!("openwatch_prober_transitions_total", "to" => status.as_str()).increment(1);
     let mut out = Out::new(STAGE, format!("prober.{transition}"));
-    out.audit(tx, &ProberStandingChanged { status, asked, silent }).await?;
+    out.audit(tx, &ProberStandingChanged { status, asked, silent });
     out.event(tx, None, ProberConnectivity { status, transition, asked, silent });
     out.flush(tx).await
 }

@@ -84,7 +84,7 @@ async fn take_signers(
             revoked: revoked.fingerprints().map(ToString::to_string).collect(),
         };
         let mut out = Out::new(STAGE, format!("revocations {}", revoked.sequence()));
-        out.audit(&mut tx, &told).await?;
+        out.audit(&tx, &told);
         out.commit(tx).await?;
     }
     Ok(Ok(signers.keep(Signers { trusted, revoked })))
@@ -141,7 +141,7 @@ async fn take_policy(
         previous_version: active.map(|a| a.version),
         key_fingerprint: verified.key_fingerprint.to_string(),
     };
-    out.audit(&mut tx, &loaded).await?;
+    out.audit(&tx, &loaded);
     let (version, previous_version) = (loaded.new_version, loaded.previous_version);
     out.event(&tx, None, PolicyAccepted { version, previous_version });
     let clamped: Vec<_> = verified
@@ -154,7 +154,7 @@ async fn take_policy(
             clamp_kind: clamp.kind,
         })
         .collect();
-    out.audit_many(&mut tx, &clamped).await?;
+    out.audit_many(&tx, &clamped);
     out.flush(&mut tx).await?;
     counter::add(&mut tx, &[(Counter::Clamped, clamped.len() as u64)]).await?;
     tx.commit().await?;
@@ -176,7 +176,7 @@ async fn audit_refusal(
     if refused.class == RefusalClass::RevokedKey {
         let key_fingerprint = refused.fingerprint.map(|key| key.to_string()).unwrap_or_default();
         let policy_version = refused.attempted_version.clone();
-        out.audit(&mut tx, &PolicyRevokedKeyRejected { key_fingerprint, policy_version }).await?;
+        out.audit(&tx, &PolicyRevokedKeyRejected { key_fingerprint, policy_version });
     }
     let attempted = refused.attempted_version.clone();
     match (source, active.clone()) {
@@ -186,11 +186,11 @@ async fn audit_refusal(
                 policy_version_attempted: attempted.clone(),
                 policy_version_active: active,
             };
-            out.audit(&mut tx, &event).await?;
+            out.audit(&tx, &event);
         }
         _ => {
             let policy_path = path.display().to_string();
-            out.audit(&mut tx, &SchedulerStartupFailed { reason: reason.clone(), policy_path }).await?;
+            out.audit(&tx, &SchedulerStartupFailed { reason: reason.clone(), policy_path });
         }
     }
     out.event(&tx, None, PolicyRejected { reason, attempted_version: attempted, active_version: active });

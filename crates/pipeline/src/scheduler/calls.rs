@@ -86,8 +86,8 @@ async fn reload(it: &Scheduler, asked: bool) {
 
 async fn unchanged(it: &Scheduler, policy_version_active: String) -> Result<(), StoreError> {
     tracing::info!(policy = policy_version_active, "the policy file is the policy in force");
-    let mut tx = it.store.begin().await?;
+    let tx = it.store.begin().await?;
     let mut out = Out::new(STAGE, "policy").under(&policy_version_active);
-    out.audit(&mut tx, &PolicyReloadDone { policy_version_active }).await?;
+    out.audit(&tx, &PolicyReloadDone { policy_version_active });
     out.commit(tx).await
 }

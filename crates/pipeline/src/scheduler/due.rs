@@ -59,13 +59,13 @@ async fn prepare(store: &Store, policy: &Policy) -> Result<DueCounts, StageError
         let mut out = Out::new(STAGE, granted.correlation.unwrap_or_else(|| "maintenance".to_owned()))
             .by(Actor::Token(granted.actor))
             .under(&policy.version);
-        out.audit(&mut tx, &updated(granted.moved, change)).await?;
+        out.audit(&tx, &updated(granted.moved, change));
         out.flush(&mut tx).await?;
     }
     let cleared = schedule::sweep(&mut tx).await?;
     let cleared: Vec<_> = cleared.into_iter().map(|moved| updated(moved, "maintenance_cleared")).collect();
     let mut out = Out::new(STAGE, "sweep").under(&policy.version);
-    out.audit_many(&mut tx, &cleared).await?;
+    out.audit_many(&tx, &cleared);
     let counts = schedule::counts(&mut tx, &policy.maintenance).await?;
     out.commit(tx).await?;
     if let Some(limit) = policy.dispatch_per_minute {
@@ -88,7 +88,7 @@ async fn spread(store: &Store, policy: &Policy, limit: u32, free: u64) -> Result
         }
         let rows: Vec<_> = moved.into_iter().map(|moved| updated(moved, "next_scan_advanced")).collect();
         let mut out = Out::new(STAGE, "spread").under(&policy.version);
-        out.audit_many(&mut tx, &rows).await?;
+        out.audit_many(&tx, &rows);
         out.commit(tx).await?;
     }
 }
@@ -162,17 +162,17 @@ impl Pass<'_> {
         schedule::claim_due(tx, &self.policy.maintenance, room, &self.broken).await.map(Some)
     }
 
-    async fn tell(&mut self, mut tx: Tx<'_>, queued: Vec<Dispatched>) -> Result<Batch, StageError> {
+    async fn tell(&mut self, tx: Tx<'_>, queued: Vec<Dispatched>) -> Result<Batch, StageError> {
         let mut out = Out::new(STAGE, Uuid::new_v4().to_string()).under(&self.policy.version);
         let scans: Vec<_> = queued
             .iter()
             .map(|d| ScanQueued { scan_id: d.scan, host_id: d.host, trigger: "scheduled".to_owned() })
             .collect();
-        out.audit_many(&mut tx, &scans).await?;
+        out.audit_many(&tx, &scans);
         let many = queued.len() as u32;
         let moves: Vec<_> =
             queued.into_iter().map(|d| updated((d.host, d.prior, d.new), "next_scan_advanced")).collect();
-        out.audit_many(&mut tx, &moves).await?;
+        out.audit_many(&tx, &moves);
         out.commit(tx).await?;
         self.dispatched += u64::from(many);
         metrics::counter!("openwatch_scheduler_dispatched_total").increment(u64::from(many));
@@ -188,7 +188,7 @@ impl Pass<'_> {
             skipped_maintenance_count: counts.maintenance,
             skipped_backoff_count: counts.backoff,
         };
-        out.audit(&mut tx, &tick).await?;
+        out.audit(&tx, &tick);
         let at = tx.now().unix_timestamp() as f64;
         out.flush(&mut tx).await?;
         let moves = [

@@ -97,7 +97,7 @@ async fn apply_end(
                 policy_version: policy_version.clone(),
             },
         );
-        out.audit(&mut tx, &updated((host, prior, new), "post_scan_update")).await?;
+        out.audit(&tx, &updated((host, prior, new), "post_scan_update"));
     }
     Ok(out.commit(tx).await?)
 }

@@ -26,8 +26,8 @@ pub(super) async fn result(
     result: ScanResult,
     proven: bool,
 ) -> Result<(), Trouble> {
-    let mut tx = writer.store.begin().await?;
-    let open = match end::open(&mut tx, result.scan, Some(result.host)).await? {
+    let (tx, ending) = end::begin(&writer.store, result.scan, result.host).await?;
+    let open = match ending {
         Ending::Open(open) => *open,
         Ending::Ended => {
             metrics::counter!("openwatch_results_replayed_total").increment(1);
@@ -108,7 +108,7 @@ async fn failed(
     ending::fail(&mut tx, &mut out, open, &source, mismatch.as_ref().unwrap_or(failure)).await?;
     if failure.reason.consequence().dead_letter {
         let reason = format!("{}: {}", failure.reason.as_str(), failure.detail);
-        refuse::file(&mut tx, &mut out, message, &reason).await?;
+        refuse::file(&tx, &mut out, message, &reason);
     }
     out.commit(tx).await?;
     Ok(())
@@ -212,8 +212,7 @@ async fn announce(
             errored: counts.error,
             compliance_score: Score::of(counts).percent(),
         },
-    )
-    .await?;
+    );
     let persisted: Vec<_> = changes
         .iter()
         .map(|change| FindingPersisted {
@@ -225,7 +224,7 @@ async fn announce(
             prior_status: change.prior_status.map_or("none", |s| s.as_str()),
         })
         .collect();
-    out.audit_many(tx, &persisted).await?;
+    out.audit_many(tx, &persisted);
     for chunk in FindingChanged::chunks(open.scan, open.host, changes) {
         out.event(tx, Some(open.host), chunk);
     }

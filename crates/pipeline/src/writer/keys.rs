@@ -26,10 +26,12 @@ pub(super) async fn learn_all(
     {
         return Ok(Some(failure));
     }
-    match &result.learned_key {
-        Some(key) => learn(tx, out, open.host, (&open.address, open.port), key, result.scan).await,
-        None => Ok(None),
+    if let Some(key) = &result.learned_key
+        && let Some((address, port)) = known_key::place(tx, open.host).await?
+    {
+        return learn(tx, out, open.host, (&address, port), key, result.scan).await;
     }
+    Ok(None)
 }
 
 /// Keeps the key that was not believed, for a person to judge.
@@ -44,7 +46,10 @@ pub(super) async fn note_shown(
     else {
         return Ok(());
     };
-    known_key::shown(tx, (&open.address, open.port), key, &fingerprint, result.scan).await
+    match known_key::place(tx, open.host).await? {
+        Some((address, port)) => known_key::shown(tx, (&address, port), key, &fingerprint, result.scan).await,
+        None => Ok(()),
+    }
 }
 
 async fn learn(
@@ -65,7 +70,7 @@ async fn learn(
                 replaced: None,
                 accepted_by: "first contact".to_owned(),
             };
-            out.audit(tx, &accepted).await?;
+            out.audit(tx, &accepted);
             Ok(None)
         }
         Learned::Same => Ok(None),

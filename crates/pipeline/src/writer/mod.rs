@@ -221,7 +221,7 @@ impl Writer {
             .under(&begun.policy_version)
             .traced(message.trace);
         out.audit(
-            &mut tx,
+            &tx,
             &ScanStarted {
                 host_id: begun.host,
                 scan_id: scan,
@@ -229,8 +229,7 @@ impl Writer {
                 policy_version: begun.policy_version.clone(),
                 worker: it.worker.clone(),
             },
-        )
-        .await?;
+        );
         out.event(
             &tx,
             Some(begun.host),

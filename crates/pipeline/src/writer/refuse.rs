@@ -24,7 +24,7 @@ pub(super) async fn dead_letter(writer: &Writer, message: &Message, reason: &str
             return Ok(());
         }
         let mut out = Out::new(STAGE, message.message_id().unwrap_or(&message.subject)).traced(message.trace);
-        file(&mut tx, &mut out, message, reason).await?;
+        file(&tx, &mut out, message, reason);
         out.commit(tx).await
     };
     match filed.await {
@@ -41,12 +41,7 @@ async fn first_time(tx: &mut Tx<'_>, message: &Message) -> Result<bool, StoreErr
 }
 
 /// A dead letter and its audit row, in the caller's `tx`.
-pub(super) async fn file(
-    tx: &mut Tx<'_>,
-    out: &mut Out,
-    message: &Message,
-    reason: &str,
-) -> Result<(), StoreError> {
+pub(super) fn file(tx: &Tx<'_>, out: &mut Out, message: &Message, reason: &str) {
     tracing::error!(subject = message.subject, sequence = message.sequence, reason, "result refused");
     metrics::counter!("openwatch_dead_lettered_total", "stage" => STAGE).increment(1);
     out.send(letter(message, reason));
@@ -59,18 +54,11 @@ pub(super) async fn file(
             deliveries: message.deliveries,
             reason: reason.to_owned(),
         },
-    )
-    .await
+    );
 }
 
 /// `writer.apply.failed`, in whatever `tx` survives.
-pub(super) async fn audit(
-    tx: &mut Tx<'_>,
-    out: &mut Out,
-    result: &ScanResult,
-    reason: &str,
-    rule: Option<String>,
-) -> Result<(), StoreError> {
+fn audit(tx: &Tx<'_>, out: &mut Out, result: &ScanResult, reason: &str, rule: Option<String>) {
     let rules = match &result.verdict {
         Verdict::Completed(measured) => measured.outcomes.len() as u32,
         Verdict::Failed(_) => 0,
@@ -84,8 +72,7 @@ pub(super) async fn audit(
             rule_count_attempted: rules,
             offending_rule_id: rule,
         },
-    )
-    .await
+    );
 }
 
 /// A result for a scan that is unknown or of another host.
@@ -96,8 +83,8 @@ pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanRe
         return Ok(());
     }
     let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
-    audit(&mut tx, &mut out, result, "scan_id_conflict", None).await?;
-    file(&mut tx, &mut out, message, "its scan is unknown or belongs to another host").await?;
+    audit(&tx, &mut out, result, "scan_id_conflict", None);
+    file(&tx, &mut out, message, "its scan is unknown or belongs to another host");
     out.commit(tx).await?;
     Ok(())
 }
@@ -122,12 +109,12 @@ pub(super) async fn unacceptable(
         .under(&open.policy_version)
         .traced(message.trace);
     let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
-    audit(&mut tx, &mut out, result, reason, failure.rule.clone()).await?;
+    audit(&tx, &mut out, result, reason, failure.rule.clone());
     // The result of an attempt that was given up ends nothing: the newer one is under way.
     if result.attempt == open.attempt {
         ending::fail(&mut tx, &mut out, &open, &source, failure).await?;
     }
-    file(&mut tx, &mut out, message, &failure.detail).await?;
+    file(&tx, &mut out, message, &failure.detail);
     out.commit(tx).await?;
     Ok(())
 }
@@ -152,7 +139,7 @@ pub(super) async fn unreadable(
         rule_count_attempted: 0,
         offending_rule_id: None,
     };
-    out.audit(&mut tx, &failed).await?;
+    out.audit(&tx, &failed);
     if let Ending::Open(open) = end::open(&mut tx, scan, Some(host)).await?
         && open.attempt == attempt
     {
@@ -160,7 +147,7 @@ pub(super) async fn unreadable(
         let source = Source { attempt, worker: None, engine: None };
         ending::fail(&mut tx, &mut out, &open, &source, &failure).await?;
     }
-    file(&mut tx, &mut out, message, reason).await?;
+    file(&tx, &mut out, message, reason);
     out.commit(tx).await
 }
 
@@ -187,7 +174,7 @@ pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Troubl
     let mut out = Out::new(STAGE, cause).by(Actor::Worker(it.worker.clone())).traced(message.trace);
     let open = really_its_attempt(&mut tx, &it).await?;
     out.audit(
-        &mut tx,
+        &tx,
         &JobHmacRejected {
             job_id: open.as_ref().map(|o| o.scan),
             host_id: open.as_ref().map(|o| o.host),
@@ -195,8 +182,7 @@ pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Troubl
             subject: it.subject.clone(),
             stream_sequence: it.sequence,
         },
-    )
-    .await?;
+    );
     let event = JobRejected {
         scan_id: open.as_ref().map(|o| o.scan),
         host_id: open.as_ref().map(|o| o.host),
@@ -205,7 +191,7 @@ pub(super) async fn job(writer: &Writer, message: &Message) -> Result<(), Troubl
         worker: it.worker.clone(),
     };
     out.event(&tx, open.as_ref().map(|o| o.host), event);
-    file(&mut tx, &mut out, message, &format!("job refused: {}", it.failure.as_str())).await?;
+    file(&tx, &mut out, message, &format!("job refused: {}", it.failure.as_str()));
     if let Some(open) = open {
         let failure = Failure {
             reason: FailureReason::HmacRejected,

@@ -250,9 +250,17 @@ pub fn decode_final(payload: &[u8]) -> Result<Final, DecodeError> {
 /// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
 pub fn decode_whole(compressed: &[u8]) -> Result<ScanResult, DecodeError> {
     let json = decompress(compressed, RESULT_MOST)?;
-    match version(FINAL, &json)? {
-        1 => parse::<FinalV1>(FINAL, &json).map(ScanResult::from),
-        version => Err(DecodeError::UnknownVersion { what: FINAL, version }),
+    // Read once when it is what it nearly always is; its version alone decides what an error is called.
+    match parse::<FinalV1<'_>>(FINAL, &json) {
+        Ok(it) if it.version == 1 => it.into_result().ok_or_else(|| DecodeError::Malformed {
+            what: FINAL,
+            reason: "one of completed and failed is wanted".to_owned(),
+        }),
+        Ok(it) => Err(DecodeError::UnknownVersion { what: FINAL, version: it.version }),
+        Err(error) => match version(FINAL, &json)? {
+            1 => Err(error),
+            version => Err(DecodeError::UnknownVersion { what: FINAL, version }),
+        },
     }
 }
 

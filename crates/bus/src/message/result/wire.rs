@@ -1,5 +1,6 @@
 //! The parts of a result as they are on the wire, version 1 of each.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use openwatch_model::host::{KnownKey, Platform};
@@ -48,7 +49,7 @@ pub(super) struct RejectedV1 {
 
 /// Version 1 of `final`.
 #[derive(Serialize, Deserialize)]
-pub(super) struct FinalV1 {
+pub(super) struct FinalV1<'a> {
     pub(super) version: u64,
     pub(super) scan_id: ScanId,
     pub(super) attempt: u32,
@@ -67,8 +68,11 @@ pub(super) struct FinalV1 {
     pub(super) learned_jump_key: Option<JumpKeyV1>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) shown_key: Option<KnownKey>,
-    #[serde(flatten)]
-    pub(super) verdict: VerdictV1,
+    // Two fields, of which one is there: a flattened enum would hold the whole document a second time while it is read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) completed: Option<Box<CompletedV1<'a>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) failed: Option<FailedV1>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -79,17 +83,10 @@ pub(super) struct JumpKeyV1 {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum VerdictV1 {
-    Completed(Box<CompletedV1>),
-    Failed(FailedV1),
-}
-
-#[derive(Serialize, Deserialize)]
-pub(super) struct CompletedV1 {
+pub(super) struct CompletedV1<'a> {
     pub(super) platform: Platform,
     pub(super) capabilities: BTreeMap<String, bool>,
-    pub(super) outcomes: Vec<Outcome>,
+    pub(super) outcomes: Cow<'a, [Outcome]>,
     pub(super) timings: Vec<TimingV1>,
     pub(super) lost_checks: u32,
     pub(super) planned_checks: u32,
@@ -120,24 +117,27 @@ pub(super) struct StoredV1 {
     pub(super) blob: BlobRef,
 }
 
-impl From<&ScanResult> for FinalV1 {
-    fn from(it: &ScanResult) -> Self {
-        let verdict = match &it.verdict {
-            Verdict::Completed(m) => VerdictV1::Completed(Box::new(CompletedV1 {
-                platform: m.platform.clone(),
-                capabilities: m.capabilities.clone(),
-                outcomes: m.outcomes.clone(),
-                timings: m.timings.iter().cloned().map(TimingV1::from).collect(),
-                lost_checks: m.lost_checks,
-                planned_checks: m.planned_checks,
-                fallback: m.fallback.clone(),
-                executions: m.executions,
-            })),
+impl<'a> From<&'a ScanResult> for FinalV1<'a> {
+    fn from(it: &'a ScanResult) -> Self {
+        let (mut completed, mut failed) = (None, None);
+        match &it.verdict {
+            Verdict::Completed(m) => {
+                completed = Some(Box::new(CompletedV1 {
+                    platform: m.platform.clone(),
+                    capabilities: m.capabilities.clone(),
+                    outcomes: Cow::Borrowed(&m.outcomes),
+                    timings: m.timings.iter().cloned().map(TimingV1::from).collect(),
+                    lost_checks: m.lost_checks,
+                    planned_checks: m.planned_checks,
+                    fallback: m.fallback.clone(),
+                    executions: m.executions,
+                }));
+            }
             Verdict::Failed(failure) => {
                 let Failure { reason, detail, rule } = failure.clone();
-                VerdictV1::Failed(FailedV1 { reason, detail, rule })
+                failed = Some(FailedV1 { reason, detail, rule });
             }
-        };
+        }
         Self {
             version: 1,
             scan_id: it.scan,
@@ -152,29 +152,33 @@ impl From<&ScanResult> for FinalV1 {
             learned_key: it.learned_key.clone(),
             learned_jump_key: it.learned_jump_key.clone().map(|(host_id, key)| JumpKeyV1 { host_id, key }),
             shown_key: it.shown_key.clone(),
-            verdict,
+            completed,
+            failed,
         }
     }
 }
 
-impl From<FinalV1> for ScanResult {
-    fn from(it: FinalV1) -> Self {
-        let verdict = match it.verdict {
-            VerdictV1::Completed(m) => Verdict::Completed(Measurement {
+impl FinalV1<'_> {
+    /// `None` when it says both of how it ended, or neither.
+    pub(super) fn into_result(self) -> Option<ScanResult> {
+        let it = self;
+        let verdict = match (it.completed, it.failed) {
+            (Some(m), None) => Verdict::Completed(Measurement {
                 platform: m.platform,
                 capabilities: m.capabilities,
-                outcomes: m.outcomes,
+                outcomes: m.outcomes.into_owned(),
                 timings: m.timings.into_iter().map(RuleTiming::from).collect(),
                 lost_checks: m.lost_checks,
                 planned_checks: m.planned_checks,
                 fallback: m.fallback,
                 executions: m.executions,
             }),
-            VerdictV1::Failed(FailedV1 { reason, detail, rule }) => {
+            (None, Some(FailedV1 { reason, detail, rule })) => {
                 Verdict::Failed(Failure { reason, detail, rule })
             }
+            _ => return None,
         };
-        Self {
+        Some(ScanResult {
             scan: it.scan_id,
             attempt: it.attempt,
             host: it.host_id,
@@ -188,7 +192,7 @@ impl From<FinalV1> for ScanResult {
             learned_jump_key: it.learned_jump_key.map(|it| (it.host_id, it.key)),
             shown_key: it.shown_key,
             verdict,
-        }
+        })
     }
 }
 

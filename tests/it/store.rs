@@ -20,12 +20,13 @@ use openwatch_model::score::{Bands, Score};
 use openwatch_model::transaction::{Change, change};
 use openwatch_model::{Evidence, HostId, Outcome, ScanId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
-use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::finding::{self, Finding};
 use openwatch_store::host::{self, NewHost};
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
 use openwatch_store::{Role, Store, StoreError};
 use openwatch_tests::Database;
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -147,15 +148,19 @@ async fn apply_result(
     };
     let source = Source { attempt: open.attempt, worker: Some("w1".into()), engine: Some("e1".into()) };
     if open.is_superseded() {
-        end::supersede(&mut tx, &open, &source, finding::counts(&findings)).await?;
+        end::supersede(&mut tx, &open, &source, Found::of(&findings).counts).await?;
         tx.commit().await?;
         return Ok(Applied::Superseded);
     }
-    let digest = finding::digest(&findings, "c0", &open.selection, "e1", &BTreeMap::new());
-    let after = Score::of(finding::counts(&findings));
-    let state = Bands::default().classify(after, finding::critical_failing(&findings) > 0, open.host_state);
+    let text = serde_json::to_vec(outcomes).unwrap();
+    let digest = finding::digest(&Sha256::digest(text).into(), "c0", "e1");
+    let found = Found::of(&findings);
+    let after = Score::of(found.counts);
+    let state = Bands::default().classify(after, found.critical_failing > 0, open.host_state);
     let (platform, capabilities) = (Platform::default(), BTreeMap::new());
-    let fast = open.selection.is_full() && open.full_digest.as_deref() == Some(&digest[..]);
+    let fast = open.found_before(&digest);
+    // What the host has on record is what this scan found.
+    assert!(!fast || open.found == found);
     let comparison =
         if fast { apply::Comparison::default() } else { apply::compare(&mut tx, &open, &findings).await? };
     let changes = changes(&comparison, &findings);
@@ -163,7 +168,7 @@ async fn apply_result(
     let summary = summarise(after, &changes, removed, false);
     let done = Completion {
         source,
-        findings: &findings,
+        found,
         digest,
         summary: &summary,
         state,
@@ -174,13 +179,13 @@ async fn apply_result(
     if fast {
         apply::unchanged(&mut tx, &open, &done).await?;
     } else {
-        apply::write(&mut tx, &open, &done, &comparison, &changes).await?;
+        apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await?;
     }
     tx.commit().await?;
     Ok(Applied::Done { changes, summary, fast })
 }
 
-fn changes(comparison: &apply::Comparison, findings: &[Finding]) -> Vec<Change> {
+fn changes(comparison: &apply::Comparison, findings: &[Finding<'_>]) -> Vec<Change> {
     let differing = comparison.differences.iter();
     differing.filter_map(|d| change(findings[d.index].rule(), d.prior, findings[d.index].state())).collect()
 }

@@ -13,8 +13,8 @@ use openwatch_model::scan::RuleTiming;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::transaction::{Change, RuleState};
 
-use crate::end::{self, Entry, OpenScan, Source};
-use crate::finding::{self, Finding};
+use crate::end::{self, Entry, Found, OpenScan, Source};
+use crate::finding::Finding;
 use crate::{StoreError, Tx, kept, words};
 
 /// A measured scan, as it goes on record.
@@ -22,9 +22,9 @@ use crate::{StoreError, Tx, kept, words};
 pub struct Completion<'a> {
     /// Who measured.
     pub source: Source,
-    /// Its outcomes, from [`finding::prepare`].
-    pub findings: &'a [Finding],
-    /// From [`finding::digest`].
+    /// How its rules ended.
+    pub found: Found,
+    /// From [`crate::finding::digest`].
     pub digest: [u8; 32],
     /// Scores before and after, and what moved.
     pub summary: &'a Summary,
@@ -72,10 +72,10 @@ pub struct Difference {
 pub async fn compare(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[Finding],
+    findings: &[Finding<'_>],
 ) -> Result<Comparison, StoreError> {
-    let rules: Vec<String> = findings.iter().map(|f| f.rule.clone()).collect();
-    let digests: Vec<Vec<u8>> = findings.iter().map(|f| f.digest.to_vec()).collect();
+    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
+    let digests: Vec<&[u8]> = findings.iter().map(|f| f.digest.as_slice()).collect();
     let rows = sqlx::query!(
         r#"select n.place as "place?", r.rule_id as "rule_id?", r.status as "status?", r.severity as "severity?",
              coalesce(r.gone_after is not null, false) as "gone!",
@@ -89,8 +89,8 @@ pub async fn compare(
              else not $4 or r.digest <> n.digest or r.gone_after is not null or r.present_since is null
            end"#,
         open.host.0,
-        &rules,
-        &digests,
+        &rules as &[&str],
+        &digests as &[&[u8]],
         open.selection.is_full(),
     )
     .fetch_all(tx.connection())
@@ -117,13 +117,56 @@ pub async fn compare(
 }
 
 /// Ends a full scan that found what the one before found: a ledger row says so, and no rule is touched. Called by the
-/// writer when [`OpenScan::full_digest`] equals the scan's.
+/// writer when [`OpenScan::found_before`] knows the scan's digest.
 ///
 /// # Errors
 /// See [`end::fail`].
 pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
-    ledger(tx, open, done, 0, true).await?;
-    move_host(tx, open, done).await
+    // What nearly every scan does, in one statement. Counts are those on record; the digest is the one before, which the
+    // ledger has there.
+    let ended = sqlx::query!(
+        "with recovered as (
+           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
+           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+         ),
+         moved as (
+           update host_state
+           set full_seq = full_seq + 1, applied_number = $2, full_number = $2, full_scan_id = $3, full_at = $4,
+               compliance_state = $5, platform = $6, capabilities = $7
+           where host_id = $1
+           returning full_seq, pass, fail, skipped, error, critical_failing
+         ),
+         recorded as (
+           insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
+             critical_failing, compliance_state, unchanged, summary, timings, worker, applied_at)
+           select $3, $1, $2, $8, 'completed', true, m.full_seq, m.pass, m.fail, m.skipped, m.error, m.critical_failing, $5,
+             true, $9, $10, $11, $4
+           from moved m
+           on conflict (scan_id) do nothing
+           returning scan_id
+         )
+         update scan s
+         set state = 'completed', finished_at = $4, worker = coalesce($11, s.worker), engine = coalesce($12, s.engine)
+         from recorded where s.id = recorded.scan_id",
+        open.host.0,
+        open.number,
+        open.scan.0,
+        tx.now(),
+        done.state.as_str(),
+        serde_json::json!(done.platform),
+        serde_json::json!(done.capabilities),
+        i32::try_from(done.source.attempt).unwrap_or(i32::MAX),
+        kept::summary(done.summary),
+        kept::timings(done.timings),
+        done.source.worker,
+        done.source.engine,
+    )
+    .execute(tx.connection())
+    .await?;
+    if ended.rows_affected() == 0 {
+        return Err(StoreError::Conflict { constraint: "scan_ledger_pkey".into() });
+    }
+    Ok(())
 }
 
 /// Ends a scan and writes what differs: evidence, rule state, the transactions that the model made of the
@@ -135,22 +178,25 @@ pub async fn write(
     tx: &mut Tx<'_>,
     open: &OpenScan,
     done: &Completion<'_>,
+    findings: &[Finding<'_>],
     comparison: &Comparison,
     changes: &[Change],
 ) -> Result<(), StoreError> {
-    ledger(tx, open, done, changes.len(), comparison.is_silent()).await?;
-    let differing: Vec<&Finding> =
-        comparison.differences.iter().filter_map(|d| done.findings.get(d.index)).collect();
+    let filtered =
+        (!open.selection.is_full()).then(|| findings.iter().map(|f| f.rule().to_owned()).collect());
+    ledger(tx, open, done, changes.len(), comparison.is_silent(), filtered).await?;
+    let differing: Vec<&Finding<'_>> =
+        comparison.differences.iter().filter_map(|d| findings.get(d.index)).collect();
     rows::store_evidence(tx, &differing).await?;
     rows::store_rules(tx, open, &differing).await?;
-    rows::append_transactions(tx, open, done.findings, changes).await?;
-    rows::append_revisions(tx, open, &revised(done.findings, comparison, changes)).await?;
+    rows::append_transactions(tx, open, findings, changes).await?;
+    rows::append_revisions(tx, open, &revised(findings, comparison, changes)).await?;
     if open.selection.is_full() {
         let returned: Vec<String> = comparison
             .differences
             .iter()
             .filter(|d| d.returned)
-            .filter_map(|d| done.findings.get(d.index).map(|f| f.rule.clone()))
+            .filter_map(|d| findings.get(d.index).map(|f| f.rule().to_owned()))
             .collect();
         rows::close_gaps(tx, open, &returned).await?;
         rows::drop_out(tx, open, &comparison.dropped).await?;
@@ -161,9 +207,13 @@ pub async fn write(
 }
 
 /// Findings that say something else under the same verdict: other evidence, another reason to skip, other references.
-fn revised<'a>(findings: &'a [Finding], comparison: &Comparison, changes: &[Change]) -> Vec<&'a Finding> {
+fn revised<'a>(
+    findings: &'a [Finding<'a>],
+    comparison: &Comparison,
+    changes: &[Change],
+) -> Vec<&'a Finding<'a>> {
     let moved =
-        |finding: &&Finding| changes.binary_search_by(|c| c.rule.as_str().cmp(finding.rule())).is_err();
+        |finding: &&Finding<'_>| changes.binary_search_by(|c| c.rule.as_str().cmp(finding.rule())).is_err();
     let differing = comparison.differences.iter().filter(|d| d.differs);
     differing.filter_map(|d| findings.get(d.index)).filter(moved).collect()
 }
@@ -174,19 +224,19 @@ async fn ledger(
     done: &Completion<'_>,
     changes: usize,
     unchanged: bool,
+    rule_ids: Option<Vec<String>>,
 ) -> Result<(), StoreError> {
-    let full = open.selection.is_full();
     let entry = Entry {
         outcome: "completed",
-        full_seq: Some(open.full_seq + i64::from(full)),
-        counts: finding::counts(done.findings),
-        critical_failing: finding::critical_failing(done.findings),
+        full_seq: Some(open.full_seq + i64::from(open.selection.is_full())),
+        counts: done.found.counts,
+        critical_failing: done.found.critical_failing,
         state: Some(done.state),
         changes,
         unchanged,
         digest: Some(&done.digest),
         summary: Some(done.summary),
-        rule_ids: (!full).then(|| done.findings.iter().map(|f| f.rule.clone()).collect()),
+        rule_ids,
         timings: Some(kept::timings(done.timings)),
         failure: None,
     };
@@ -195,7 +245,7 @@ async fn ledger(
 
 /// The host as this full scan found it; its failures are over.
 async fn move_host(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
-    let counts = finding::counts(done.findings);
+    let Found { counts, critical_failing } = done.found;
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     sqlx::query!(
         "with recovered as (
@@ -216,7 +266,7 @@ async fn move_host(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> R
         number(counts.fail),
         number(counts.skipped),
         number(counts.error),
-        number(finding::critical_failing(done.findings)),
+        number(critical_failing),
         done.state.as_str(),
         serde_json::json!(done.platform),
         serde_json::json!(done.capabilities),

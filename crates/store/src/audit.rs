@@ -35,7 +35,7 @@ pub struct AuditRow {
     pub actor_type: String,
     /// Its name.
     pub actor: String,
-    /// Kind and id of what it is about, where one can be told.
+    /// Kind and id of what it is about, where its detail tells one. Not stored again.
     pub resource: Option<(String, String)>,
     /// See [`Context`].
     pub correlation: Option<String>,
@@ -85,8 +85,6 @@ pub(crate) struct Columns {
     pub(crate) actor_types: Vec<String>,
     pub(crate) actors: Vec<String>,
     pub(crate) hosts: Vec<Option<Uuid>>,
-    pub(crate) resource_types: Vec<Option<String>>,
-    pub(crate) resources: Vec<Option<String>>,
     pub(crate) correlations: Vec<Option<String>>,
     pub(crate) causes: Vec<Option<String>>,
     pub(crate) policies: Vec<Option<String>>,
@@ -99,15 +97,12 @@ impl Columns {
     pub(crate) fn of(rows: &[AuditRow]) -> Self {
         let mut all = Self::default();
         for row in rows {
-            let (resource_type, resource) = row.resource.clone().unzip();
             all.ids.push(row.id);
             all.codes.push(row.code.clone());
             all.severities.push(row.severity.clone());
             all.actor_types.push(row.actor_type.clone());
             all.actors.push(row.actor.clone());
             all.hosts.push(uuid_field(&row.detail, "host_id"));
-            all.resource_types.push(resource_type);
-            all.resources.push(resource);
             all.correlations.push(row.correlation.clone());
             all.causes.push(row.cause.clone());
             all.policies.push(row.policy_version.clone());
@@ -178,7 +173,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
         code => (code.as_ref(), None),
     };
     let rows = sqlx::query!(
-        "select id, action, severity, actor_type, actor_label, resource_type, resource_id, correlation_id, cause,
+        "select id, action, severity, actor_type, actor_label, correlation_id, cause,
            policy_version, detail, redactions, occurred_at
          from audit_event
          where ($1::text is null or action = $1)
@@ -214,7 +209,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
         severity: r.severity,
         actor_type: r.actor_type,
         actor: r.actor_label,
-        resource: r.resource_type.zip(r.resource_id),
+        resource: resource(&r.detail),
         correlation: r.correlation_id,
         cause: r.cause,
         policy_version: r.policy_version,

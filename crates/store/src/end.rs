@@ -1,5 +1,5 @@
-//! How scans end. Every way of ending goes through `close` here: the ledger row first, whoever inserts it has ended the
-//! scan, then the scan's own row.
+//! How scans end: whoever inserts the ledger's row has ended the scan. Every way of ending goes through `close` here, but
+//! for the one that happens all day, [`crate::apply::unchanged`].
 
 use openwatch_model::drift::Summary;
 use openwatch_model::outcome::Counts;
@@ -11,6 +11,7 @@ use serde_json::Value;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::finding::{self, Finding};
 use crate::host::count;
 use crate::words::{compliance_state, lane, scan_state};
 use crate::{Store, StoreError, Tx};
@@ -67,15 +68,38 @@ pub struct OpenScan {
     pub timeout_sec: Option<u32>,
     /// State of the host before.
     pub host_state: ComplianceState,
-    /// Digest of the host's newest full scan: the same again means that nothing changed.
-    pub full_digest: Option<Vec<u8>>,
+    /// What the host's newest full scan found.
+    pub found: Found,
+    /// Its digest; absent when a filtered scan changed a rule since.
+    pub(crate) full_digest: Option<Vec<u8>>,
     /// Full scans applied to the host so far.
     pub(crate) full_seq: i64,
     /// Newest full scan of the host: number, id, time.
     pub(crate) last_full: Option<(i64, ScanId, Timestamp)>,
 }
 
+/// How the rules of a scan ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// How many each way.
+    pub counts: Counts,
+    /// Critical rules that fail.
+    pub critical_failing: u32,
+}
+
+impl Found {
+    /// Of findings.
+    pub fn of(findings: &[Finding<'_>]) -> Self {
+        Self { counts: finding::counts(findings), critical_failing: finding::critical_failing(findings) }
+    }
+}
+
 impl OpenScan {
+    /// This scan measures everything, and its digest is that of the host's newest full scan: it found [`Self::found`].
+    pub fn found_before(&self, digest: &[u8; 32]) -> bool {
+        self.selection.is_full() && self.full_digest.as_deref() == Some(&digest[..])
+    }
+
     /// A newer scan of the host was applied already.
     pub fn is_superseded(&self) -> bool {
         self.number < self.applied_number
@@ -135,6 +159,11 @@ struct Locked {
     full_number: Option<i64>,
     full_scan_id: Option<Uuid>,
     full_at: Option<Timestamp>,
+    pass: i32,
+    fail: i32,
+    skipped: i32,
+    error: i32,
+    critical_failing: i32,
 }
 
 /// What is locked is read as it is after waiting for whoever held it: a scan that was ended meanwhile says so.
@@ -143,7 +172,8 @@ async fn locked(connection: &mut PgConnection, scan: ScanId) -> Result<Option<Lo
         Locked,
         r#"select now() as "now!", s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane,
              s.actor, s.correlation, s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
-             hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at
+             hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at,
+             hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing
            from scan s join host_state hs on hs.host_id = s.host_id
            where s.id = $1
            for update"#,
@@ -182,6 +212,15 @@ impl Locked {
             started_at: row.started_at,
             timeout_sec: row.timeout_sec.map(count),
             host_state: compliance_state(&row.compliance_state)?,
+            found: Found {
+                counts: Counts {
+                    pass: count(row.pass),
+                    fail: count(row.fail),
+                    skipped: count(row.skipped),
+                    error: count(row.error),
+                },
+                critical_failing: count(row.critical_failing),
+            },
             full_digest: row.full_digest,
             full_seq: row.full_seq,
             last_full: match (row.full_number, row.full_scan_id, row.full_at) {
@@ -274,7 +313,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) failure: Option<&'a Failure>,
 }
 
-/// The one place where a scan ends: its line in the ledger, and its own row.
+/// Ends a scan: a line in the ledger, and its own row.
 pub(crate) async fn close(
     tx: &mut Tx<'_>,
     open: &OpenScan,

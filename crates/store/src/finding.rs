@@ -1,12 +1,12 @@
 //! A scan's outcomes made ready to be stored: checked as a whole before any transaction begins (TLW-17), each with the
 //! digests by which the database tells what differs.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use openwatch_model::outcome::{Counts, EVIDENCE_RULE_CAP};
-use openwatch_model::scan::Selection;
 use openwatch_model::transaction::RuleState;
 use openwatch_model::{Outcome, Severity, Status};
+use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -15,16 +15,15 @@ const RULE_ID_CAP: usize = 256;
 /// Longest one-line detail kept, in characters.
 const DETAIL_CAP: usize = 4096;
 
-/// One outcome, ready to be stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub(crate) rule: String,
-    pub(crate) state: RuleState,
-    pub(crate) skip_reason: Option<String>,
-    pub(crate) framework_refs: String,
-    pub(crate) evidence: String,
+/// One outcome, ready to be stored. Its texts are made when they are: most findings are as they were.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finding<'a> {
+    outcome: &'a Outcome,
+    /// Of the evidence as received.
     pub(crate) evidence_bytes: i32,
+    /// Of [`Finding::evidence`].
     pub(crate) evidence_hash: [u8; 32],
+    /// Over everything that is stored of it.
     pub(crate) digest: [u8; 32],
 }
 
@@ -75,84 +74,136 @@ impl Unacceptable {
     }
 }
 
-impl Finding {
+impl<'a> Finding<'a> {
     /// Rule id.
-    pub fn rule(&self) -> &str {
-        &self.rule
+    pub fn rule(&self) -> &'a str {
+        &self.outcome.rule
     }
 
     /// Status and severity.
     pub fn state(&self) -> RuleState {
-        self.state
+        RuleState { status: self.outcome.status, severity: self.outcome.severity }
+    }
+
+    /// Why it was skipped, when it was.
+    pub(crate) fn skip_reason(&self) -> Option<Cow<'a, str>> {
+        skip_reason(self.outcome)
+    }
+
+    /// As JSON.
+    pub(crate) fn framework_refs(&self) -> String {
+        let mut json = Vec::new();
+        references(&mut json, self.outcome);
+        String::from_utf8(json).unwrap_or_default()
+    }
+
+    /// What is stored as evidence, as JSON.
+    pub(crate) fn evidence(&self) -> String {
+        let mut json = Vec::new();
+        evidence(&mut json, self.outcome);
+        String::from_utf8(json).unwrap_or_default()
     }
 }
 
-/// Makes outcomes ready, in rule id order. Called by the writer before it begins a transaction.
+/// Makes outcomes ready, in rule id order. Called by the writer.
 ///
 /// # Errors
 /// The first outcome that cannot be stored; nothing of the batch may be.
-pub fn prepare(outcomes: &[Outcome]) -> Result<Vec<Finding>, Unacceptable> {
-    let mut findings = outcomes.iter().map(one).collect::<Result<Vec<_>, _>>()?;
-    findings.sort_by(|a, b| a.rule.cmp(&b.rule));
-    match findings.windows(2).find(|pair| pair[0].rule == pair[1].rule) {
-        Some(pair) => Err(Unacceptable::DuplicateRule { rule: pair[0].rule.clone() }),
+pub fn prepare(outcomes: &[Outcome]) -> Result<Vec<Finding<'_>>, Unacceptable> {
+    // Thousands of small texts are written only to be hashed: into one buffer.
+    let mut buffer = Vec::new();
+    let mut findings =
+        outcomes.iter().map(|outcome| one(outcome, &mut buffer)).collect::<Result<Vec<_>, _>>()?;
+    findings.sort_by(|a, b| a.rule().cmp(b.rule()));
+    match findings.windows(2).find(|pair| pair[0].rule() == pair[1].rule()) {
+        Some(pair) => Err(Unacceptable::DuplicateRule { rule: pair[0].rule().to_owned() }),
         None => Ok(findings),
     }
 }
 
-fn one(outcome: &Outcome) -> Result<Finding, Unacceptable> {
-    let rule = outcome.rule.clone();
+fn one<'a>(outcome: &'a Outcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>, Unacceptable> {
+    let rule = &outcome.rule;
     if rule.is_empty() || rule.len() > RULE_ID_CAP || rule.contains('\0') {
         return Err(Unacceptable::RuleId { rule: rule.chars().take(64).collect() });
     }
-    let evidence = serde_json::to_string(&outcome.evidence).unwrap_or_else(|_| "{}".into());
-    if evidence.len() > EVIDENCE_RULE_CAP {
-        return Err(Unacceptable::EvidenceOversize { rule, bytes: evidence.len() });
+    buffer.clear();
+    let bytes = evidence(buffer, outcome);
+    if bytes > EVIDENCE_RULE_CAP {
+        return Err(Unacceptable::EvidenceOversize { rule: rule.clone(), bytes });
     }
-    let evidence_bytes = i32::try_from(evidence.len()).unwrap_or(i32::MAX);
-    let detail: String = outcome.detail.chars().take(DETAIL_CAP).collect();
-    let evidence = without_nul(with_detail(evidence, &detail));
-    let skip_reason = outcome
-        .skip_reason
-        .as_ref()
-        .filter(|_| outcome.status == Status::Skipped)
-        .map(|r| r.replace('\0', "\u{fffd}"));
-    let framework_refs =
-        without_nul(serde_json::to_string(&outcome.framework_refs).unwrap_or_else(|_| "{}".into()));
-    let state = RuleState { status: outcome.status, severity: outcome.severity };
-    let evidence_hash: [u8; 32] = Sha256::digest(&evidence).into();
+    let evidence_hash: [u8; 32] = Sha256::digest(&buffer).into();
+    buffer.clear();
+    references(buffer, outcome);
     let mut digest = Sha256::new();
-    field(&mut digest, state.status.as_str());
-    field(&mut digest, state.severity.map_or("", Severity::as_str));
-    field(&mut digest, skip_reason.as_deref().unwrap_or_default());
-    field(&mut digest, &framework_refs);
+    field(&mut digest, outcome.status.as_str().as_bytes());
+    field(&mut digest, outcome.severity.map_or("", Severity::as_str).as_bytes());
+    field(&mut digest, skip_reason(outcome).unwrap_or_default().as_bytes());
+    field(&mut digest, buffer);
     digest.update(evidence_hash);
-    let digest = digest.finalize().into();
-    Ok(Finding { rule, state, skip_reason, framework_refs, evidence, evidence_bytes, evidence_hash, digest })
+    Ok(Finding {
+        outcome,
+        evidence_bytes: i32::try_from(bytes).unwrap_or(i32::MAX),
+        evidence_hash,
+        digest: digest.finalize().into(),
+    })
 }
 
-/// The one-line detail goes with the evidence: both are what was found.
-fn with_detail(evidence: String, detail: &str) -> String {
-    if detail.is_empty() {
-        return evidence;
+fn skip_reason(of: &Outcome) -> Option<Cow<'_, str>> {
+    let reason = of.skip_reason.as_ref().filter(|_| of.status == Status::Skipped)?;
+    Some(if reason.contains('\0') {
+        reason.replace('\0', "\u{fffd}").into()
+    } else {
+        Cow::Borrowed(reason.as_str())
+    })
+}
+
+/// Appends the framework references as JSON.
+fn references(json: &mut Vec<u8>, of: &Outcome) {
+    write(json, &of.framework_refs);
+    without_nul(json);
+}
+
+/// Appends what is stored as evidence: the one-line detail goes with it, for both are what was found. Returns the bytes of
+/// the evidence itself.
+fn evidence(json: &mut Vec<u8>, of: &Outcome) -> usize {
+    let detail =
+        of.detail.char_indices().nth(DETAIL_CAP).map_or(of.detail.as_str(), |(end, _)| &of.detail[..end]);
+    if !detail.is_empty() {
+        json.extend_from_slice(br#"{"detail":"#);
+        write(json, detail);
     }
-    let rest = &evidence[1..];
-    let comma = if rest == "}" { "" } else { "," };
-    format!("{{\"detail\":{}{comma}{rest}", Value::from(detail))
+    let begin = json.len();
+    write(json, &of.evidence);
+    let bytes = json.len() - begin;
+    if !detail.is_empty() {
+        // Its brace opened already; of an empty object only the end is wanted.
+        if bytes > 2 {
+            json[begin] = b',';
+        } else {
+            json.remove(begin);
+        }
+    }
+    without_nul(json);
+    bytes
+}
+
+fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(json, value).expect("plain structs with string keys always serialise");
 }
 
 /// PostgreSQL's jsonb has no U+0000. It is replaced, and the evidence says so (TLW-31).
-fn without_nul(json: String) -> String {
-    if !json.contains("\\u0000") {
-        return json;
+fn without_nul(json: &mut Vec<u8>) {
+    if memchr::memmem::find(json, br"\u0000").is_none() {
+        return;
     }
-    let Ok(mut value) = serde_json::from_str::<Value>(&json) else { return "{}".into() };
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return };
     if replace_nul(&mut value)
         && let Some(fields) = value.as_object_mut()
     {
         fields.insert("nul_replaced".into(), Value::Bool(true));
     }
-    value.to_string()
+    json.clear();
+    write(json, &value);
 }
 
 fn replace_nul(value: &mut Value) -> bool {
@@ -177,51 +228,40 @@ fn replace_nul(value: &mut Value) -> bool {
 }
 
 /// Length before content, so that no two lists of fields read the same.
-fn field(digest: &mut Sha256, text: &str) {
+fn field(digest: &mut Sha256, text: &[u8]) {
     digest.update((text.len() as u64).to_be_bytes());
     digest.update(text);
 }
 
-/// What one number says about a whole scan: the same digest means that nothing changed. Called by the writer.
-pub fn digest(
-    findings: &[Finding],
-    corpus: &str,
-    selection: &Selection,
-    engine: &str,
-    variables: &BTreeMap<String, String>,
-) -> [u8; 32] {
+/// What one number says about a whole full scan: the same again means that nothing changed. `outcomes` is the digest of
+/// all outcomes as they came. Called by the writer.
+///
+/// The other way round it says nothing: equal outcomes that come in another order have another digest, are compared one
+/// by one, and are found unchanged then. Variables act through the outcomes and their evidence.
+pub fn digest(outcomes: &[u8; 32], corpus: &str, engine: &str) -> [u8; 32] {
     let mut digest = Sha256::new();
-    field(&mut digest, corpus);
-    field(&mut digest, &selection.framework);
-    digest.update((selection.rules.len() as u64).to_be_bytes());
-    selection.rules.iter().for_each(|rule| field(&mut digest, rule));
-    field(&mut digest, engine);
-    digest.update((variables.len() as u64).to_be_bytes());
-    for (name, value) in variables {
-        field(&mut digest, name);
-        field(&mut digest, value);
-    }
-    for finding in findings {
-        field(&mut digest, &finding.rule);
-        digest.update(finding.digest);
-    }
+    field(&mut digest, corpus.as_bytes());
+    field(&mut digest, engine.as_bytes());
+    digest.update(outcomes);
     digest.finalize().into()
 }
 
 /// How many ended each way.
-pub fn counts(findings: &[Finding]) -> Counts {
-    Counts::of(findings.iter().map(|f| &f.state.status))
+pub(crate) fn counts(findings: &[Finding<'_>]) -> Counts {
+    Counts::of(findings.iter().map(|f| &f.outcome.status))
 }
 
 /// Critical rules that fail.
-pub fn critical_failing(findings: &[Finding]) -> u32 {
+pub(crate) fn critical_failing(findings: &[Finding<'_>]) -> u32 {
     let critical =
-        |f: &&Finding| f.state.status == Status::Fail && f.state.severity == Some(Severity::Critical);
+        |f: &&Finding<'_>| f.outcome.status == Status::Fail && f.outcome.severity == Some(Severity::Critical);
     u32::try_from(findings.iter().filter(critical).count()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use openwatch_model::Evidence;
     use openwatch_model::outcome::CheckEvidence;
 
@@ -253,13 +293,29 @@ mod tests {
 
     #[test]
     fn nul_is_replaced_and_flagged() {
-        let finding = prepare(&[outcome("r", "a\0b")]).unwrap().remove(0);
-        let body: Value = serde_json::from_str(&finding.evidence).unwrap();
+        let said = [outcome("r", "a\0b")];
+        let finding = prepare(&said).unwrap().remove(0);
+        let body: Value = serde_json::from_str(&finding.evidence()).unwrap();
+        assert_eq!(finding.evidence_hash, <[u8; 32]>::from(Sha256::digest(finding.evidence())));
         assert_eq!(body["checks"][0]["stdout"], "a\u{fffd}b");
         assert_eq!((&body["nul_replaced"], &body["detail"]), (&Value::Bool(true), &Value::from("as wanted")));
         // The six characters backslash-u-0000 are no NUL.
-        let literal = prepare(&[outcome("r", "a\\u0000b")]).unwrap().remove(0);
-        assert!(!literal.evidence.contains("nul_replaced"));
+        let said = [outcome("r", "a\\u0000b")];
+        assert!(!prepare(&said).unwrap()[0].evidence().contains("nul_replaced"));
+    }
+
+    #[test]
+    fn the_detail_goes_with_the_evidence() {
+        let mut said = outcome("r", "");
+        let with = r#"{"detail":"as wanted","checks":[{"method":"command"}]}"#;
+        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence(), with);
+        said.evidence = Evidence::default();
+        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence(), r#"{"detail":"as wanted"}"#);
+        said.detail = "ä".repeat(DETAIL_CAP + 1);
+        let long = prepare(std::slice::from_ref(&said)).unwrap()[0].evidence();
+        assert_eq!(long.matches('ä').count(), DETAIL_CAP);
+        said.detail = String::new();
+        assert_eq!(prepare(&[said]).unwrap()[0].evidence(), "{}");
     }
 
     #[test]
@@ -269,16 +325,11 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_follows_every_part_and_no_order() {
-        let base = prepare(&[outcome("a", "1"), outcome("b", "2")]).unwrap();
-        let turned = prepare(&[outcome("b", "2"), outcome("a", "1")]).unwrap();
-        let other = prepare(&[outcome("a", "1"), outcome("b", "3")]).unwrap();
-        let of = |findings: &[Finding], corpus: &str, engine: &str| {
-            digest(findings, corpus, &Selection::full(), engine, &BTreeMap::new())
-        };
-        assert_eq!(of(&base, "c", "e"), of(&turned, "c", "e"));
-        assert_ne!(of(&base, "c", "e"), of(&other, "c", "e"));
-        assert_ne!(of(&base, "c", "e"), of(&base, "d", "e"));
-        assert_ne!(of(&base, "c", "e"), of(&base, "c", "f"));
+    fn the_digest_follows_every_part() {
+        let base = digest(&[1; 32], "c", "e");
+        assert_eq!(base, digest(&[1; 32], "c", "e"));
+        let others = [digest(&[2; 32], "c", "e"), digest(&[1; 32], "d", "e"), digest(&[1; 32], "c", "f")];
+        assert!(others.iter().all(|other| *other != base));
+        assert_ne!(digest(&[1; 32], "ce", ""), digest(&[1; 32], "c", "e"));
     }
 }

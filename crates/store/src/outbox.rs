@@ -72,21 +72,20 @@ pub async fn tell(
     let packed: Vec<bool> = messages.iter().map(|m| m.packed).collect();
     sqlx::query!(
         "with logged as (
-           insert into audit_event (id, action, severity, actor_type, actor_label, host_id, resource_type, resource_id,
-             correlation_id, cause, policy_version, detail, redactions, occurred_at)
-           select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.resource_type, e.resource_id,
-             e.correlation, e.cause, e.policy, e.detail::jsonb, coalesce(string_to_array(e.redactions, E'\\n'), '{}'), $6
+           insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id,
+             cause, policy_version, detail, redactions, occurred_at)
+           select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.correlation, e.cause, e.policy,
+             e.detail::jsonb, coalesce(string_to_array(e.redactions, E'\\n'), '{}'), $6
            from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[], $15::text[],
-             $16::text[], $17::text[], $18::text[], $19::text[], $20::text[])
-             as e (id, action, severity, actor_type, actor, host_id, resource_type, resource_id, correlation, cause, policy,
-               detail, redactions)
+             $16::text[], $17::text[], $18::text[])
+             as e (id, action, severity, actor_type, actor, host_id, correlation, cause, policy, detail, redactions)
          )
          insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
          select $1, m.message_id, m.subject, m.headers, m.payload, m.packed, $6
          from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
            with ordinality as m (message_id, subject, headers, payload, packed, place)
          order by m.place
-         on conflict (message_id) do nothing",
+         on conflict (message_id) where not packed do nothing",
         sender,
         &ids as &[&str],
         &subjects as &[&str],
@@ -100,8 +99,6 @@ pub async fn tell(
         &log.actor_types,
         &log.actors,
         &log.hosts as &[Option<Uuid>],
-        &log.resource_types as &[Option<String>],
-        &log.resources as &[Option<String>],
         &log.correlations as &[Option<String>],
         &log.causes as &[Option<String>],
         &log.policies as &[Option<String>],
@@ -198,7 +195,7 @@ pub async fn depths(tx: &mut Tx<'_>) -> Result<Vec<(String, Depth)>, StoreError>
 /// The database is away.
 pub async fn waits(tx: &mut Tx<'_>, message_id: &str) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar!(
-        r#"select exists (select from outbox where message_id = $1) as "waits!""#,
+        r#"select exists (select from outbox where message_id = $1 and not packed) as "waits!""#,
         message_id
     )
     .fetch_one(tx.connection())

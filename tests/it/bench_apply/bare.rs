@@ -30,9 +30,9 @@ const BARE: &str = "
     select x.id, $2, x.rule, $1, 1, 'first_seen', x.status, x.severity, x.refs::jsonb, x.hash, now()
     from unnest($12::uuid[], $8::text[], $9::text[], $10::text[], $11::text[], $5::bytea[]) as x (id, rule, status, severity, refs, hash)
   ), a as (
-    insert into audit_event (id, action, severity, actor_type, actor_label, host_id, resource_type, resource_id, cause,
+    insert into audit_event (id, action, severity, actor_type, actor_label, host_id, cause,
       policy_version, detail, redactions, occurred_at)
-    select x.id, 'finding.persisted', 'info', 'worker', 'w1', $2, 'scan', $1::text, $1::text, $4, x.detail::jsonb, '{}', now()
+    select x.id, 'finding.persisted', 'info', 'worker', 'w1', $2, $1::text, $4, x.detail::jsonb, '{}', now()
     from unnest($12::uuid[], $13::text[]) as x (id, detail)
   ), o as (
     insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)

@@ -8,7 +8,7 @@ use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::ChangeKind;
 use openwatch_model::{HostId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
-use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
 use super::{Applied, Rig, apply_result, outcome, passing, with_output};
@@ -71,6 +71,19 @@ async fn an_identical_rescan_adds_a_ledger_row_and_nothing_else() {
     let row = read::scan(&mut tx, scan).await.unwrap().unwrap();
     assert!(row.found.unwrap().unchanged);
     assert_eq!(read::verdicts(&mut tx, scan).await.unwrap().len(), 50);
+    drop(tx);
+
+    // The same outcomes in another order are other bytes: compared one by one, and the same.
+    let mut turned = passing(50);
+    turned.reverse();
+    let (scan, applied) = rig.scanned(host, &turned).await;
+    assert!(
+        matches!(&applied, Applied::Done { changes, fast: false, .. } if changes.is_empty()),
+        "{applied:?}"
+    );
+    assert_eq!(rig.number(versions).await, before, "no rule's row was rewritten");
+    let mut tx = rig.api.begin_read().await.unwrap();
+    assert!(read::scan(&mut tx, scan).await.unwrap().unwrap().found.unwrap().unchanged);
 }
 
 #[tokio::test]
@@ -175,7 +188,8 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     let rig = Rig::new().await;
     let (host, other) = (rig.host("web-1").await, rig.host("web-2").await);
     let scan = rig.queued(host, Selection::full()).await;
-    let findings = finding::prepare(&passing(20)).unwrap();
+    let said = passing(20);
+    let findings = finding::prepare(&said).unwrap();
     let mut tx = rig.writer.begin().await.unwrap();
     let Ending::Open(mut open) = end::open(&mut tx, scan, Some(host)).await.unwrap() else {
         panic!("it is open")
@@ -186,7 +200,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     let (platform, capabilities) = Default::default();
     let done = Completion {
         source: Source { attempt: 1, ..Source::default() },
-        findings: &findings,
+        found: Found::of(&findings),
         digest: [1; 32],
         summary: &summary,
         state: ComplianceState::Compliant,
@@ -196,7 +210,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     };
     let comparison = apply::compare(&mut tx, &open, &findings).await.unwrap();
     let changes = super::changes(&comparison, &findings);
-    let refused = apply::write(&mut tx, &open, &done, &comparison, &changes).await.unwrap_err();
+    let refused = apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
     assert_eq!(refused.reason(), "fk_violation", "{refused}");
     drop(tx);
     for table in [

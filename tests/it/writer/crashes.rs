@@ -15,7 +15,7 @@ use self::dump::dump;
 use super::*;
 use crate::bus::set_ack_wait;
 
-/// How a process is stopped at a known place: somebody holds a lock, it waits with a statement that begins so, and dies.
+/// How a process is stopped at a known place: somebody holds a lock, it waits with a statement of which this is a part, and dies.
 #[derive(Clone, Copy, Debug)]
 enum Die {
     /// Never.
@@ -51,7 +51,7 @@ const POINTS: &[(&str, &str, Die)] = &[
         "writer",
         Die::At { lock: "lock table audit_event in share mode", statement: "insert into audit_event" },
     ),
-    ("before the outbox", "writer", Die::At { lock: OUTBOX, statement: "insert into outbox" }),
+    ("before the outbox", "writer", Die::At { lock: OUTBOX, statement: "with logged as" }),
     (
         "after the commit, before the ack",
         "writer",
@@ -59,7 +59,7 @@ const POINTS: &[(&str, &str, Die)] = &[
     ),
     ("published and not forgotten", "writer", Die::Unforgotten),
     ("before the drift row", "drift", Die::At { lock: DRIFT, statement: "insert into drift" }),
-    ("between drift row and outbox", "drift", Die::At { lock: OUTBOX, statement: "insert into outbox" }),
+    ("between drift row and outbox", "drift", Die::At { lock: OUTBOX, statement: "with logged as" }),
     (
         "drift committed, before the ack",
         "drift",
@@ -76,14 +76,14 @@ async fn locked(stages: &Stages, statement: &'static str) -> PgConnection {
     connection
 }
 
-/// Waits until somebody waits for a lock with a statement that begins so.
-async fn waiting(stages: &Stages, begins: &str) {
+/// Waits until somebody waits for a lock with a statement of which this is a part (of the first kilobyte).
+async fn waiting(stages: &Stages, part: &str) {
     let query = format!(
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
-         and query like '{begins}%'"
+         and query like '%{part}%'"
     );
     let there = || async { (stages.number(&query).await > 0).then_some(()) };
-    eventually_within(Duration::from_secs(60), &format!("a statement that waits: {begins}"), there).await;
+    eventually_within(Duration::from_secs(60), &format!("a statement that waits: {part}"), there).await;
 }
 
 /// A stage as people run it: the program, with keys of the installation.

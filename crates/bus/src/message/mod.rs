@@ -10,7 +10,6 @@ pub mod result;
 pub mod vault;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::DecodeError;
@@ -33,7 +32,7 @@ fn version(what: &'static str, payload: &[u8]) -> Result<u64, DecodeError> {
     parse::<Peek>(what, payload).map(|peek| peek.version)
 }
 
-fn parse<T: DeserializeOwned>(what: &'static str, payload: &[u8]) -> Result<T, DecodeError> {
+fn parse<'a, T: Deserialize<'a>>(what: &'static str, payload: &'a [u8]) -> Result<T, DecodeError> {
     // serde_json's errors name fields and places, and quote at most one wrong word of ours.
     serde_json::from_slice(payload).map_err(|error| DecodeError::Malformed {
         what,

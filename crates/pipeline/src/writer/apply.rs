@@ -1,16 +1,15 @@
 //! A final result becomes ledger, transactions and events: all of it in one `tx`, or none.
 
-use std::collections::BTreeMap;
-
 use openwatch_bus::Message;
 use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
+use openwatch_bus::message::result::Unread;
 use openwatch_model::audit::{Actor, FindingPersisted, ScanCompleted};
 use openwatch_model::drift::{Summary, summarise};
-use openwatch_model::scan::{Failure, FailureReason, Measurement, ScanResult, Verdict};
+use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::{Change, change};
 use openwatch_store::apply::{self, Completion};
-use openwatch_store::end::{self, Ending, OpenScan, Source};
+use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
 use openwatch_store::finding::{self, Finding};
 use openwatch_store::{StoreError, Tx};
 
@@ -23,10 +22,11 @@ use crate::out::Out;
 pub(super) async fn result(
     writer: &Writer,
     message: &Message,
-    result: ScanResult,
+    unread: Unread,
     proven: bool,
 ) -> Result<(), Trouble> {
-    let (tx, ending) = end::begin(&writer.store, result.scan, result.host).await?;
+    let head = unread.head();
+    let (tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
     let open = match ending {
         Ending::Open(open) => *open,
         Ending::Ended => {
@@ -35,42 +35,47 @@ pub(super) async fn result(
         }
         Ending::OtherHost(_) | Ending::Unknown => {
             drop(tx);
+            let result = read(unread)?;
             return refuse::conflict(writer, message, &result).await;
         }
     };
-    let source = source_of(&result);
-    let out = Out::new(STAGE, result.scan.to_string())
-        .by(Actor::Worker(result.worker.clone()))
+    let out = Out::new(STAGE, head.scan.to_string())
+        .by(Actor::Worker(head.worker.clone()))
         .under(&open.policy_version)
         .traced(message.trace);
-    match &result.verdict {
-        Verdict::Failed(failure) => failed(tx, out, message, &open, &result, failure, proven).await,
-        Verdict::Completed(measured) => {
-            let findings = match finding::prepare(&measured.outcomes) {
-                Ok(findings) => findings,
-                Err(unacceptable) => {
-                    drop(tx);
-                    let reason = match unacceptable {
-                        finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
-                        _ => FailureReason::InvalidResult,
-                    };
-                    let rule = Some(unacceptable.rule().to_owned());
-                    let failure = Failure { reason, detail: unacceptable.to_string(), rule };
-                    return refuse::unacceptable(writer, message, &result, unacceptable.reason(), &failure)
-                        .await;
-                }
-            };
-            let sound = Sound { measured, findings };
-            match completed(writer, tx, out, &open, source, &result, &sound).await {
-                Err(Trouble::Store(error)) if !error.is_transient() => {
-                    let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
-                    let failure = Failure { reason, detail, rule: None };
-                    refuse::unacceptable(writer, message, &result, error.reason(), &failure).await
-                }
-                other => other,
-            }
-        }
+    if let Verdict::Failed(failure) = &head.verdict {
+        return failed(tx, out, message, &open, head, failure, proven).await;
     }
+    let digest = finding::digest(&unread.outcomes_digest(), &head.corpus, &head.engine);
+    if open.found_before(&digest) && !open.is_superseded() {
+        // What it found is on record: nothing of it needs to be looked at.
+        let sound = Sound { digest, found: open.found, findings: None };
+        return completed(writer, message, tx, out, &open, head, &sound).await;
+    }
+    let result = read(unread)?;
+    let Verdict::Completed(measured) = &result.verdict else { return Ok(()) };
+    let findings = match finding::prepare(&measured.outcomes) {
+        Ok(findings) => findings,
+        Err(unacceptable) => {
+            drop(tx);
+            let reason = match unacceptable {
+                finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
+                _ => FailureReason::InvalidResult,
+            };
+            let rule = Some(unacceptable.rule().to_owned());
+            let failure = Failure { reason, detail: unacceptable.to_string(), rule };
+            return refuse::unacceptable(writer, message, &result, unacceptable.reason(), &failure).await;
+        }
+    };
+    let sound = Sound { digest, found: Found::of(&findings), findings: Some(findings) };
+    completed(writer, message, tx, out, &open, &result, &sound).await
+}
+
+/// The outcomes too. They are signed with the key of their attempt: what cannot be read, nobody will say better.
+fn read(unread: Unread) -> Result<ScanResult, Trouble> {
+    let head = unread.head();
+    let (about, attempt) = ((head.host, head.scan), head.attempt);
+    unread.read().map_err(|error| Trouble::Unreadable { about, attempt, refusal: error.into() })
 }
 
 /// Who measured.
@@ -82,10 +87,12 @@ fn source_of(result: &ScanResult) -> Source {
     }
 }
 
-/// A measurement of which everything can be stored.
+/// What a completed scan found, all of which can be stored.
 struct Sound<'a> {
-    measured: &'a Measurement,
-    findings: Vec<Finding>,
+    digest: [u8; 32],
+    found: Found,
+    /// Absent when it is what was found before: nothing of it needs to be looked at.
+    findings: Option<Vec<Finding<'a>>>,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -114,22 +121,40 @@ async fn failed(
     Ok(())
 }
 
+/// What the database refuses for good ends the scan as well.
 async fn completed(
+    writer: &Writer,
+    message: &Message,
+    tx: Tx<'_>,
+    out: Out,
+    open: &OpenScan,
+    result: &ScanResult,
+    sound: &Sound<'_>,
+) -> Result<(), Trouble> {
+    match conclude(writer, tx, out, open, result, sound).await {
+        Err(Trouble::Store(error)) if !error.is_transient() => {
+            let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
+            let failure = Failure { reason, detail, rule: None };
+            refuse::unacceptable(writer, message, result, error.reason(), &failure).await
+        }
+        other => other,
+    }
+}
+
+async fn conclude(
     writer: &Writer,
     mut tx: Tx<'_>,
     mut out: Out,
     open: &OpenScan,
-    source: Source,
     result: &ScanResult,
     sound: &Sound<'_>,
 ) -> Result<(), Trouble> {
-    let findings = &sound.findings;
+    let (found, source) = (sound.found, source_of(result));
+    let score = Score::of(found.counts);
     if open.is_superseded() {
-        let counts = finding::counts(findings);
-        end::supersede(&mut tx, open, &source, counts).await?;
-        let score = Score::of(counts);
+        end::supersede(&mut tx, open, &source, found.counts).await?;
         let summary = Summary { before: score, after: score, ..Summary::default() };
-        completed_event(&tx, &mut out, open, result, findings, &summary, 0, true);
+        completed_event(&tx, &mut out, open, result, found, &summary, 0, true);
         out.commit(tx).await?;
         return Ok(());
     }
@@ -139,11 +164,9 @@ async fn completed(
         out.commit(tx).await?;
         return Ok(());
     }
-    let score = Score::of(finding::counts(findings));
-    let critical = finding::critical_failing(findings) > 0;
-    let state = policy.bands.classify(score, critical, open.host_state);
-    let (changes, summary) = write(&mut tx, open, source, sound, result, state).await?;
-    announce(&mut tx, &mut out, open, result, findings, &changes, &summary).await?;
+    let state = policy.bands.classify(score, found.critical_failing > 0, open.host_state);
+    let (changes, summary) = write(&mut tx, open, result, sound, state).await?;
+    announce(&tx, &mut out, open, result, found, &changes, &summary);
     out.commit(tx).await?;
     metrics::counter!("openwatch_results_applied_total").increment(1);
     metrics::counter!("openwatch_transactions_total").increment(changes.len() as u64);
@@ -154,51 +177,47 @@ async fn completed(
 async fn write(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    source: Source,
-    sound: &Sound<'_>,
     result: &ScanResult,
+    sound: &Sound<'_>,
     state: ComplianceState,
 ) -> Result<(Vec<Change>, Summary), StoreError> {
-    let Sound { measured, findings } = sound;
-    // Variables act through the outcomes and their evidence, which are in the digest.
-    let digest = finding::digest(findings, &result.corpus, &open.selection, &result.engine, &BTreeMap::new());
-    let same = open.selection.is_full() && open.full_digest.as_deref() == Some(&digest[..]);
-    let score = Score::of(finding::counts(findings));
+    let Verdict::Completed(measured) = &result.verdict else { return Ok(Default::default()) };
+    let score = Score::of(sound.found.counts);
     let low_confidence = measured.low_confidence();
     let done = |summary| Completion {
-        source: source.clone(),
-        findings,
-        digest,
+        source: source_of(result),
+        found: sound.found,
+        digest: sound.digest,
         summary,
         state,
         platform: &measured.platform,
         capabilities: &measured.capabilities,
         timings: &measured.timings,
     };
-    if same {
+    let Some(findings) = &sound.findings else {
         let summary = summarise(score, &[], 0, low_confidence);
         apply::unchanged(tx, open, &done(&summary)).await?;
         return Ok((Vec::new(), summary));
-    }
+    };
     let comparison = apply::compare(tx, open, findings).await?;
     let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
     let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
     let removed = comparison.dropped.len() as u32;
     let summary = summarise(score, &changes, removed, low_confidence);
-    apply::write(tx, open, &done(&summary), &comparison, &changes).await?;
+    apply::write(tx, open, &done(&summary), findings, &comparison, &changes).await?;
     Ok((changes, summary))
 }
 
-async fn announce(
-    tx: &mut Tx<'_>,
+fn announce(
+    tx: &Tx<'_>,
     out: &mut Out,
     open: &OpenScan,
     result: &ScanResult,
-    findings: &[Finding],
+    found: Found,
     changes: &[Change],
     summary: &Summary,
-) -> Result<(), StoreError> {
-    let counts = finding::counts(findings);
+) {
+    let counts = found.counts;
     out.audit(
         tx,
         &ScanCompleted {
@@ -228,8 +247,7 @@ async fn announce(
     for chunk in FindingChanged::chunks(open.scan, open.host, changes) {
         out.event(tx, Some(open.host), chunk);
     }
-    completed_event(tx, out, open, result, findings, summary, changes.len() as u32, false);
-    Ok(())
+    completed_event(tx, out, open, result, found, summary, changes.len() as u32, false);
 }
 
 #[expect(clippy::too_many_arguments, reason = "one flat event; a struct would only repeat its fields")]
@@ -238,12 +256,12 @@ fn completed_event(
     out: &mut Out,
     open: &OpenScan,
     result: &ScanResult,
-    findings: &[Finding],
+    found: Found,
     summary: &Summary,
     changes: u32,
     superseded: bool,
 ) {
-    let counts = finding::counts(findings);
+    let Found { counts, critical_failing } = found;
     let event = ScanCompletedEvent {
         scan_id: open.scan,
         host_id: open.host,
@@ -258,7 +276,7 @@ fn completed_event(
         engine: result.engine.clone(),
         counts,
         score: Score::of(counts).percent(),
-        critical_failing: finding::critical_failing(findings) > 0,
+        critical_failing: critical_failing > 0,
         summary: summary.clone(),
         changes,
         finished_at: tx.now(),

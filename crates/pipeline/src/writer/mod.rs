@@ -10,11 +10,11 @@ use bytes::Bytes;
 use openwatch_bus::consume::{self, Consumer, Options, Pulse};
 use openwatch_bus::dead_letter::DeadLetter;
 use openwatch_bus::message::event::ScanStarted as ScanStartedEvent;
-use openwatch_bus::message::result::{BLOB_MOST, Final, Part, Started, decode_final, decode_whole};
+use openwatch_bus::message::result::{BLOB_MOST, Final, Part, Started, Unread, decode_final, decode_whole};
 use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC};
 use openwatch_bus::{Bus, BusError, DecodeError, Message, Next, subject};
 use openwatch_model::audit::{Actor, ScanStarted};
-use openwatch_model::scan::{ScanResult, Verdict};
+use openwatch_model::scan::Verdict;
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::{Store, StoreError, scan};
 use openwatch_trust::{MacError, Signed, WriterKeys};
@@ -137,8 +137,8 @@ impl Writer {
                 refuse::job(self, message).await
             }
             Part::Final => {
-                let (result, proven) = self.read_final(message, (host, scan)).await?;
-                apply::result(self, message, result, proven).await
+                let (unread, proven) = self.read_final(message, (host, scan)).await?;
+                apply::result(self, message, unread, proven).await
             }
         }
     }
@@ -154,7 +154,7 @@ impl Writer {
         &self,
         message: &Message,
         about: (HostId, ScanId),
-    ) -> Result<(ScanResult, bool), Trouble> {
+    ) -> Result<(Unread, bool), Trouble> {
         let part = Part::Final;
         let mut attempt = None;
         if message.header(KEY_KIND) == Some("attempt") {
@@ -188,9 +188,9 @@ impl Writer {
         message: &Message,
         about: (HostId, ScanId),
         attempt: Option<u32>,
-    ) -> Result<ScanResult, Trouble> {
-        let result = match decode_final(&message.payload)? {
-            Final::Whole(result) => *result,
+    ) -> Result<Unread, Trouble> {
+        let unread = match decode_final(&message.payload)? {
+            Final::Whole(unread) => *unread,
             Final::Stored(blob) => {
                 let bytes =
                     self.bus.get_object(&blob.bucket, &blob.name, BLOB_MOST).await.map_err(Trouble::Bus)?;
@@ -198,11 +198,12 @@ impl Writer {
                 decode_whole(&bytes)?
             }
         };
+        let result = unread.head();
         match (&result.verdict, attempt) {
             (Verdict::Completed(_), None) => Err(Refusal::NotTheAttempt.into()),
             (_, Some(attempt)) if attempt != result.attempt => Err(Refusal::Contradiction.into()),
             _ if (result.host, result.scan) != about => Err(Refusal::Contradiction.into()),
-            _ => Ok(result),
+            _ => Ok(unread),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The rows that a result writes: set-based, one statement per table.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use openwatch_model::Severity;
@@ -11,10 +12,10 @@ use crate::finding::Finding;
 use crate::{StoreError, Tx};
 
 /// Each distinct body once; in hash order, so that two hosts with the same news never wait for each other in a circle.
-pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding]) -> Result<(), StoreError> {
-    let by_hash: BTreeMap<[u8; 32], &Finding> = findings.iter().map(|f| (f.evidence_hash, *f)).collect();
-    let hashes: Vec<Vec<u8>> = by_hash.keys().map(|hash| hash.to_vec()).collect();
-    let bodies: Vec<String> = by_hash.values().map(|f| f.evidence.clone()).collect();
+pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding<'_>]) -> Result<(), StoreError> {
+    let by_hash: BTreeMap<_, _> = findings.iter().map(|f| (f.evidence_hash, *f)).collect();
+    let hashes: Vec<&[u8]> = by_hash.keys().map(|hash| hash.as_slice()).collect();
+    let bodies: Vec<String> = by_hash.values().map(|f| f.evidence()).collect();
     let bytes: Vec<i32> = by_hash.values().map(|f| f.evidence_bytes).collect();
     sqlx::query!(
         "insert into evidence (hash, body, bytes)
@@ -23,7 +24,7 @@ pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding]) -> Re
          where not exists (select from evidence known where known.hash = e.hash)
          order by e.place
          on conflict (hash) do nothing",
-        &hashes,
+        &hashes as &[&[u8]],
         &bodies,
         &bytes,
     )
@@ -36,17 +37,17 @@ pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding]) -> Re
 pub(super) async fn store_rules(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[&Finding],
+    findings: &[&Finding<'_>],
 ) -> Result<(), StoreError> {
     let full = open.selection.is_full();
-    let rules: Vec<String> = findings.iter().map(|f| f.rule.clone()).collect();
-    let statuses: Vec<String> = findings.iter().map(|f| f.state.status.as_str().to_owned()).collect();
-    let severities: Vec<Option<String>> =
-        findings.iter().map(|f| f.state.severity.map(|s| s.as_str().to_owned())).collect();
-    let reasons: Vec<Option<String>> = findings.iter().map(|f| f.skip_reason.clone()).collect();
-    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs.clone()).collect();
-    let hashes: Vec<Vec<u8>> = findings.iter().map(|f| f.evidence_hash.to_vec()).collect();
-    let digests: Vec<Vec<u8>> = findings.iter().map(|f| f.digest.to_vec()).collect();
+    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
+    let statuses: Vec<&str> = findings.iter().map(|f| f.state().status.as_str()).collect();
+    let severities: Vec<Option<&str>> =
+        findings.iter().map(|f| f.state().severity.map(Severity::as_str)).collect();
+    let reasons: Vec<Option<Cow<'_, str>>> = findings.iter().map(|f| f.skip_reason()).collect();
+    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs()).collect();
+    let hashes: Vec<&[u8]> = findings.iter().map(|f| f.evidence_hash.as_slice()).collect();
+    let digests: Vec<&[u8]> = findings.iter().map(|f| f.digest.as_slice()).collect();
     let filtered = (!full).then_some(open);
     sqlx::query!(
         "insert into rule_state as r (host_id, rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest,
@@ -83,13 +84,13 @@ pub(super) async fn store_rules(
            filtered_scan = coalesce(excluded.filtered_scan, r.filtered_scan),
            filtered_at = coalesce(excluded.filtered_at, r.filtered_at)",
         open.host.0,
-        &rules,
-        &statuses,
-        &severities as &[Option<String>],
-        &reasons as &[Option<String>],
+        &rules as &[&str],
+        &statuses as &[&str],
+        &severities as &[Option<&str>],
+        &reasons as &[Option<Cow<'_, str>>],
         &refs,
-        &hashes,
-        &digests,
+        &hashes as &[&[u8]],
+        &digests as &[&[u8]],
         tx.now(),
         full.then_some(open.full_seq + 1),
         filtered.map(|o| o.number),
@@ -105,31 +106,31 @@ pub(super) async fn store_rules(
 pub(super) async fn append_transactions(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[Finding],
+    findings: &[Finding<'_>],
     changes: &[Change],
 ) -> Result<(), StoreError> {
     if changes.is_empty() {
         return Ok(());
     }
     let finding = |change: &Change| {
-        let found = findings.binary_search_by(|f| f.rule.as_str().cmp(&change.rule)).ok();
+        let found = findings.binary_search_by(|f| f.rule().cmp(&change.rule)).ok();
         found
             .and_then(|at| findings.get(at))
             .ok_or_else(|| StoreError::unknown_word("rule of this scan", &change.rule))
     };
     let of = changes.iter().map(finding).collect::<Result<Vec<_>, _>>()?;
-    let severity = |s: Option<Severity>| s.map(|s| s.as_str().to_owned());
+    let severity = |s: Option<Severity>| s.map(Severity::as_str);
     let ids: Vec<Uuid> = changes.iter().map(|_| tx.new_id()).collect();
-    let rules: Vec<String> = changes.iter().map(|c| c.rule.clone()).collect();
-    let kinds: Vec<String> = changes.iter().map(|c| c.kind.as_str().to_owned()).collect();
-    let statuses: Vec<String> = changes.iter().map(|c| c.status.as_str().to_owned()).collect();
-    let severities: Vec<Option<String>> = changes.iter().map(|c| severity(c.severity)).collect();
-    let prior_statuses: Vec<Option<String>> =
-        changes.iter().map(|c| c.prior_status.map(|s| s.as_str().to_owned())).collect();
-    let prior_severities: Vec<Option<String>> = changes.iter().map(|c| severity(c.prior_severity)).collect();
-    let reasons: Vec<Option<String>> = of.iter().map(|f| f.skip_reason.clone()).collect();
-    let refs: Vec<String> = of.iter().map(|f| f.framework_refs.clone()).collect();
-    let hashes: Vec<Vec<u8>> = of.iter().map(|f| f.evidence_hash.to_vec()).collect();
+    let rules: Vec<&str> = changes.iter().map(|c| c.rule.as_str()).collect();
+    let kinds: Vec<&str> = changes.iter().map(|c| c.kind.as_str()).collect();
+    let statuses: Vec<&str> = changes.iter().map(|c| c.status.as_str()).collect();
+    let severities: Vec<Option<&str>> = changes.iter().map(|c| severity(c.severity)).collect();
+    let prior_statuses: Vec<Option<&str>> =
+        changes.iter().map(|c| c.prior_status.map(|s| s.as_str())).collect();
+    let prior_severities: Vec<Option<&str>> = changes.iter().map(|c| severity(c.prior_severity)).collect();
+    let reasons: Vec<Option<Cow<'_, str>>> = of.iter().map(|f| f.skip_reason()).collect();
+    let refs: Vec<String> = of.iter().map(|f| f.framework_refs()).collect();
+    let hashes: Vec<&[u8]> = of.iter().map(|f| f.evidence_hash.as_slice()).collect();
     sqlx::query!(
         "insert into transactions (id, host_id, rule_id, scan_id, host_number, change_kind, status, severity, prior_status,
            prior_severity, skip_reason, framework_refs, evidence_hash, occurred_at)
@@ -143,15 +144,15 @@ pub(super) async fn append_transactions(
         open.number,
         tx.now(),
         &ids,
-        &rules,
-        &kinds,
-        &statuses,
-        &severities as &[Option<String>],
-        &prior_statuses as &[Option<String>],
-        &prior_severities as &[Option<String>],
-        &reasons as &[Option<String>],
+        &rules as &[&str],
+        &kinds as &[&str],
+        &statuses as &[&str],
+        &severities as &[Option<&str>],
+        &prior_statuses as &[Option<&str>],
+        &prior_severities as &[Option<&str>],
+        &reasons as &[Option<Cow<'_, str>>],
         &refs,
-        &hashes,
+        &hashes as &[&[u8]],
     )
     .execute(tx.connection())
     .await?;
@@ -162,15 +163,15 @@ pub(super) async fn append_transactions(
 pub(super) async fn append_revisions(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[&Finding],
+    findings: &[&Finding<'_>],
 ) -> Result<(), StoreError> {
     if findings.is_empty() {
         return Ok(());
     }
-    let rules: Vec<String> = findings.iter().map(|f| f.rule.clone()).collect();
-    let reasons: Vec<Option<String>> = findings.iter().map(|f| f.skip_reason.clone()).collect();
-    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs.clone()).collect();
-    let hashes: Vec<Vec<u8>> = findings.iter().map(|f| f.evidence_hash.to_vec()).collect();
+    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
+    let reasons: Vec<Option<Cow<'_, str>>> = findings.iter().map(|f| f.skip_reason()).collect();
+    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs()).collect();
+    let hashes: Vec<&[u8]> = findings.iter().map(|f| f.evidence_hash.as_slice()).collect();
     sqlx::query!(
         "insert into rule_revision (host_id, rule_id, host_number, skip_reason, framework_refs, evidence_hash)
          select $1, n.rule_id, $2, n.skip_reason, n.framework_refs::jsonb, n.evidence_hash
@@ -178,10 +179,10 @@ pub(super) async fn append_revisions(
            as n (rule_id, skip_reason, framework_refs, evidence_hash)",
         open.host.0,
         open.number,
-        &rules,
-        &reasons as &[Option<String>],
+        &rules as &[&str],
+        &reasons as &[Option<Cow<'_, str>>],
         &refs,
-        &hashes,
+        &hashes as &[&[u8]],
     )
     .execute(tx.connection())
     .await?;

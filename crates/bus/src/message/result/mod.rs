@@ -8,9 +8,10 @@ mod wire;
 use std::io::Read as _;
 
 use bytes::Bytes;
-use openwatch_model::scan::{Rejection, ScanResult};
+use openwatch_model::scan::{Rejection, ScanResult, Verdict};
 use openwatch_model::{HostId, ScanId, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use self::wire::{FinalV1, RejectedV1, StartedV1, StoredV1};
@@ -28,6 +29,7 @@ pub const EXCERPT_MOST: usize = 1024;
 
 const STARTED: &str = "started result";
 const FINAL: &str = "final result";
+const OUTCOMES: &str = "list of outcomes of a final result";
 const REJECTED: &str = "rejected result";
 
 /// Which part of the story a result message is; a token of its subject.
@@ -132,12 +134,44 @@ impl BlobRef {
 }
 
 /// A final result as it came.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Final {
     /// All of it.
-    Whole(Box<ScanResult>),
+    Whole(Box<Unread>),
     /// Fetch it, check it with [`BlobRef::is_of`], read it with [`decode_whole`].
     Stored(BlobRef),
+}
+
+/// A final result of which all is read but the outcomes: of nearly every scan it is enough to know that they are those of
+/// the scan before.
+#[derive(Clone, Debug)]
+pub struct Unread {
+    head: ScanResult,
+    outcomes: Option<Box<RawValue>>,
+}
+
+impl Unread {
+    /// The result; a completed one has no outcomes yet.
+    pub fn head(&self) -> &ScanResult {
+        &self.head
+    }
+
+    /// SHA-256 of the outcomes as they came. The same bytes are the same outcomes; the same outcomes may come in others.
+    pub fn outcomes_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.outcomes.as_ref().map_or("", |text| text.get())).into()
+    }
+
+    /// Reads the outcomes too.
+    ///
+    /// # Errors
+    /// [`DecodeError::Malformed`].
+    pub fn read(self) -> Result<ScanResult, DecodeError> {
+        let Self { mut head, outcomes } = self;
+        if let (Verdict::Completed(measured), Some(text)) = (&mut head.verdict, outcomes) {
+            measured.outcomes = parse(OUTCOMES, text.get().as_bytes())?;
+        }
+        Ok(head)
+    }
 }
 
 impl Started {
@@ -241,21 +275,24 @@ pub fn decode_final(payload: &[u8]) -> Result<Final, DecodeError> {
             version => Err(DecodeError::UnknownVersion { what: FINAL, version }),
         };
     }
-    decode_whole(payload).map(|result| Final::Whole(Box::new(result)))
+    decode_whole(payload).map(|unread| Final::Whole(Box::new(unread)))
 }
 
 /// Reads the compressed bytes of a result.
 ///
 /// # Errors
 /// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
-pub fn decode_whole(compressed: &[u8]) -> Result<ScanResult, DecodeError> {
+pub fn decode_whole(compressed: &[u8]) -> Result<Unread, DecodeError> {
     let json = decompress(compressed, RESULT_MOST)?;
     // Read once when it is what it nearly always is; its version alone decides what an error is called.
-    match parse::<FinalV1<'_>>(FINAL, &json) {
-        Ok(it) if it.version == 1 => it.into_result().ok_or_else(|| DecodeError::Malformed {
-            what: FINAL,
-            reason: "one of completed and failed is wanted".to_owned(),
-        }),
+    match parse::<FinalV1<&RawValue>>(FINAL, &json) {
+        Ok(it) if it.version == 1 => {
+            let (head, outcomes) = it.into_parts().ok_or_else(|| DecodeError::Malformed {
+                what: FINAL,
+                reason: "one of completed and failed is wanted".to_owned(),
+            })?;
+            Ok(Unread { head, outcomes: outcomes.map(RawValue::to_owned) })
+        }
         Ok(it) => Err(DecodeError::UnknownVersion { what: FINAL, version: it.version }),
         Err(error) => match version(FINAL, &json)? {
             1 => Err(error),
@@ -302,6 +339,6 @@ mod tests {
         let blob = BlobRef::of("ow-results", "a.1.x".into(), b"bytes");
         assert!(blob.is_of(b"bytes"));
         assert!(!blob.is_of(b"bytez"));
-        assert_eq!(decode_final(&encode_stored(&blob)).unwrap(), Final::Stored(blob));
+        assert!(matches!(decode_final(&encode_stored(&blob)), Ok(Final::Stored(read)) if read == blob));
     }
 }

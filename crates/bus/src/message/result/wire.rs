@@ -1,6 +1,5 @@
 //! The parts of a result as they are on the wire, version 1 of each.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use openwatch_model::host::{KnownKey, Platform};
@@ -9,6 +8,7 @@ use openwatch_model::scan::{
 };
 use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::BlobRef;
 use crate::message::{base64_text, instant};
@@ -47,9 +47,10 @@ pub(super) struct RejectedV1 {
     pub(super) at: Timestamp,
 }
 
-/// Version 1 of `final`.
+/// Version 1 of `final`. Its outcomes are borrowed: structs to be written, their text to be read later.
 #[derive(Serialize, Deserialize)]
-pub(super) struct FinalV1<'a> {
+#[serde(bound(deserialize = "O: Deserialize<'de>"))]
+pub(super) struct FinalV1<O> {
     pub(super) version: u64,
     pub(super) scan_id: ScanId,
     pub(super) attempt: u32,
@@ -70,7 +71,7 @@ pub(super) struct FinalV1<'a> {
     pub(super) shown_key: Option<KnownKey>,
     // Two fields, of which one is there: a flattened enum would hold the whole document a second time while it is read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) completed: Option<Box<CompletedV1<'a>>>,
+    pub(super) completed: Option<Box<CompletedV1<O>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) failed: Option<FailedV1>,
 }
@@ -83,10 +84,10 @@ pub(super) struct JumpKeyV1 {
 }
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct CompletedV1<'a> {
+pub(super) struct CompletedV1<O> {
     pub(super) platform: Platform,
     pub(super) capabilities: BTreeMap<String, bool>,
-    pub(super) outcomes: Cow<'a, [Outcome]>,
+    pub(super) outcomes: O,
     pub(super) timings: Vec<TimingV1>,
     pub(super) lost_checks: u32,
     pub(super) planned_checks: u32,
@@ -117,7 +118,7 @@ pub(super) struct StoredV1 {
     pub(super) blob: BlobRef,
 }
 
-impl<'a> From<&'a ScanResult> for FinalV1<'a> {
+impl<'a> From<&'a ScanResult> for FinalV1<&'a [Outcome]> {
     fn from(it: &'a ScanResult) -> Self {
         let (mut completed, mut failed) = (None, None);
         match &it.verdict {
@@ -125,7 +126,7 @@ impl<'a> From<&'a ScanResult> for FinalV1<'a> {
                 completed = Some(Box::new(CompletedV1 {
                     platform: m.platform.clone(),
                     capabilities: m.capabilities.clone(),
-                    outcomes: Cow::Borrowed(&m.outcomes),
+                    outcomes: m.outcomes.as_slice(),
                     timings: m.timings.iter().cloned().map(TimingV1::from).collect(),
                     lost_checks: m.lost_checks,
                     planned_checks: m.planned_checks,
@@ -158,15 +159,16 @@ impl<'a> From<&'a ScanResult> for FinalV1<'a> {
     }
 }
 
-impl FinalV1<'_> {
-    /// `None` when it says both of how it ended, or neither.
-    pub(super) fn into_result(self) -> Option<ScanResult> {
+impl<'a> FinalV1<&'a RawValue> {
+    /// The result without its outcomes, and their text. `None` when it says both of how it ended, or neither.
+    pub(super) fn into_parts(self) -> Option<(ScanResult, Option<&'a RawValue>)> {
         let it = self;
+        let outcomes = it.completed.as_ref().map(|m| m.outcomes);
         let verdict = match (it.completed, it.failed) {
             (Some(m), None) => Verdict::Completed(Measurement {
                 platform: m.platform,
                 capabilities: m.capabilities,
-                outcomes: m.outcomes.into_owned(),
+                outcomes: Vec::new(),
                 timings: m.timings.into_iter().map(RuleTiming::from).collect(),
                 lost_checks: m.lost_checks,
                 planned_checks: m.planned_checks,
@@ -178,7 +180,7 @@ impl FinalV1<'_> {
             }
             _ => return None,
         };
-        Some(ScanResult {
+        let result = ScanResult {
             scan: it.scan_id,
             attempt: it.attempt,
             host: it.host_id,
@@ -192,7 +194,8 @@ impl FinalV1<'_> {
             learned_jump_key: it.learned_jump_key.map(|it| (it.host_id, it.key)),
             shown_key: it.shown_key,
             verdict,
-        })
+        };
+        Some((result, outcomes))
     }
 }
 

@@ -10,6 +10,7 @@ mod inventory;
 mod live;
 mod look;
 mod scans;
+mod side_by_side;
 mod tls;
 
 use std::collections::BTreeMap;

@@ -57,12 +57,14 @@ async fn admit(
     let anonymous =
         || Failure::new(Code::AuthRequired, "send `Authorization: Bearer owk_...` with a token in force");
     let secret = secret.ok_or_else(anonymous)?;
+    let token = hash(&secret);
     // Before the database is asked: guessing must not cost it anything.
-    api.strangers.check(from)?;
-    let Some(caller) = known(api, &secret).await? else {
-        api.strangers.missed(from);
+    api.strangers.check(from, &token)?;
+    let Some(caller) = known(api, &token).await? else {
+        api.strangers.missed(from, &token);
         return Err(anonymous());
     };
+    api.strangers.came(&token);
     if caller.role.may(permission) {
         return Ok(caller);
     }
@@ -77,9 +79,9 @@ pub(crate) async fn insist(api: &Api, asking: &Asking, permission: Permission) -
     Err(deny(api, asking.clone(), permission).await?)
 }
 
-async fn known(api: &Api, secret: &str) -> Result<Option<Caller>, Failure> {
+async fn known(api: &Api, token: &[u8; 32]) -> Result<Option<Caller>, Failure> {
     let mut tx = api.begin().await?;
-    let found = token::authenticate(&mut tx, &hash(secret)).await?;
+    let found = token::authenticate(&mut tx, token).await?;
     tx.commit().await?;
     let caller =
         found.and_then(|row| Some(Caller { token: row.id, role: Role::parse(&row.role)?, name: row.name }));

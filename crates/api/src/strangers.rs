@@ -1,6 +1,7 @@
-//! Those who guess tokens: after some misses from one address it has to wait.
+//! Those who guess tokens: after some misses from one address it has to wait. Whoever is known from before does not: behind
+//! a proxy all have one address, and nobody may lock the others out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,19 +12,39 @@ use crate::error::{Code, Failure};
 const MISSES: u32 = 20;
 /// Length of a window.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Addresses that are remembered; beyond it the whole table is begun anew rather than grow.
+/// Addresses, and tokens, that are remembered; beyond it all are forgotten rather than the table grow.
 const REMEMBERED: usize = 10_000;
 
-/// Misses by address. Of this process alone: it protects the database and the log, tokens are safe by their length.
-#[derive(Debug, Default)]
-pub(crate) struct Strangers(Mutex<BTreeMap<IpAddr, (Instant, u32)>>);
+/// What a token is known by: its hash.
+type Hash = [u8; 32];
+
+/// Misses by address, and the tokens that were in force when they last came. Of this process alone: it protects the database
+/// and the log, tokens are safe by their length.
+#[derive(Default)]
+pub(crate) struct Strangers(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    misses: BTreeMap<IpAddr, (Instant, u32)>,
+    known: BTreeSet<Hash>,
+}
+
+impl std::fmt::Debug for Strangers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Strangers")
+    }
+}
 
 impl Strangers {
-    /// Refuses an address that missed too often.
-    pub(crate) fn check(&self, from: Option<IpAddr>) -> Result<(), Failure> {
+    /// Refuses an address that missed too often, unless the token is known. That is no proof of anything: the database is
+    /// asked all the same.
+    pub(crate) fn check(&self, from: Option<IpAddr>, token: &Hash) -> Result<(), Failure> {
         let Some(from) = from else { return Ok(()) };
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match seen.get(&from) {
+        if seen.known.contains(token) {
+            return Ok(());
+        }
+        match seen.misses.get(&from) {
             Some((since, misses)) if *misses >= MISSES && since.elapsed() < WINDOW => {
                 let wait = (WINDOW - since.elapsed()).as_secs() + 1;
                 metrics::counter!("openwatch_api_rate_limited_total").increment(1);
@@ -34,15 +55,28 @@ impl Strangers {
         }
     }
 
-    /// Notes a token that nobody knows.
-    pub(crate) fn missed(&self, from: Option<IpAddr>) {
-        metrics::counter!("openwatch_api_unknown_tokens_total").increment(1);
-        let Some(from) = from else { return };
+    /// Notes a token that is in force.
+    pub(crate) fn came(&self, token: &Hash) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= REMEMBERED && !seen.contains_key(&from) {
-            seen.clear();
+        if seen.known.contains(token) {
+            return;
         }
-        let entry = seen.entry(from).or_insert_with(|| (Instant::now(), 0));
+        if seen.known.len() >= REMEMBERED {
+            seen.known.clear();
+        }
+        seen.known.insert(*token);
+    }
+
+    /// Notes a token that is not in force, or not any more.
+    pub(crate) fn missed(&self, from: Option<IpAddr>, token: &Hash) {
+        metrics::counter!("openwatch_api_unknown_tokens_total").increment(1);
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.known.remove(token);
+        let Some(from) = from else { return };
+        if seen.misses.len() >= REMEMBERED && !seen.misses.contains_key(&from) {
+            seen.misses.clear();
+        }
+        let entry = seen.misses.entry(from).or_insert_with(|| (Instant::now(), 0));
         if entry.0.elapsed() >= WINDOW {
             *entry = (Instant::now(), 0);
         }
@@ -58,12 +92,18 @@ mod tests {
     fn who_misses_often_waits_and_nobody_else_does() {
         let strangers = Strangers::default();
         let (guesser, other) = (Some([192, 0, 2, 1].into()), Some([192, 0, 2, 2].into()));
+        let (good, bad) = ([1; 32], [2; 32]);
+        strangers.came(&good);
         for _ in 0..MISSES {
-            strangers.check(guesser).unwrap();
-            strangers.missed(guesser);
+            strangers.check(guesser, &bad).unwrap();
+            strangers.missed(guesser, &bad);
         }
-        assert_eq!(strangers.check(guesser).unwrap_err().code, Code::RateLimited);
-        strangers.check(other).unwrap();
-        strangers.check(None).unwrap();
+        assert_eq!(strangers.check(guesser, &bad).unwrap_err().code, Code::RateLimited);
+        strangers.check(other, &bad).unwrap();
+        strangers.check(None, &bad).unwrap();
+        strangers.check(guesser, &good).unwrap();
+        // Revoked: a stranger from now on.
+        strangers.missed(guesser, &good);
+        assert_eq!(strangers.check(guesser, &good).unwrap_err().code, Code::RateLimited);
     }
 }

@@ -8,6 +8,8 @@ use openwatch_tests::nats::identities;
 use openwatch_tests::{Nats, World, openwatch};
 use tempfile::TempDir;
 
+use crate::executor::{Targets, side_by_side};
+
 fn report(what: &str, times: u32, took: Duration) {
     let each = took / times.max(1);
     let rate = f64::from(times) / took.as_secs_f64();
@@ -76,7 +78,8 @@ async fn bench_events() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement"]
 async fn bench_worker_memory() {
-    let most = crate::executor::side_by_side(200, 500, Duration::from_secs(900)).await;
+    let targets = Targets::quick().await;
+    let most = side_by_side(targets, 200, 500, Duration::from_secs(120)).await;
     println!("{:<48} {most:>8} MiB", "worker: 200 scans of 500 rules side by side");
     assert!(most < 150, "{most} MiB are too much");
 }

@@ -10,7 +10,7 @@ mod setup;
 mod stops;
 mod workers;
 
-pub(crate) use self::fleet::side_by_side;
+pub(crate) use self::fleet::{Targets, side_by_side};
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -12,6 +12,7 @@ pub mod mailbox;
 pub mod nats;
 pub mod program;
 pub mod proxy;
+pub mod quick;
 pub mod scripted;
 pub mod sshd;
 pub mod stack;

@@ -5,8 +5,12 @@ use std::process::Command;
 
 use openwatch_bus::User;
 use openwatch_bus::message::event::Kind;
+use openwatch_model::credential::Secret;
+use openwatch_tests::scripted::{Act, Scripted};
+use openwatch_tests::sshd::Sshd;
 use openwatch_tests::stages::TOFU;
 use openwatch_tests::{Running, Stages};
+use tokio::sync::watch;
 
 use super::crew::{control, listeners, metrics, metrics_address, value, worker};
 use super::*;
@@ -21,23 +25,87 @@ fn resident(worker: &Running) -> (u64, u64) {
     (mib("VmRSS:"), mib("VmHWM:"))
 }
 
+/// Where scans go that are to be under way all at once: the last command of each waits until all of them have begun.
+pub(crate) enum Targets {
+    /// An OpenSSH server and its shells.
+    Shells(Sshd),
+    /// Nothing but the protocol: two cores run a worker and two hundred of these, but not two hundred times 500 commands.
+    Quick(Scripted, watch::Sender<bool>),
+}
+
+impl Targets {
+    fn shells() -> Self {
+        let sshd = Options::new().config("MaxStartups 1000").start();
+        assert!(Command::new("mkfifo").arg(sshd.dir().join("pipe")).status().unwrap().success());
+        Self::Shells(sshd)
+    }
+
+    /// Targets that take next to nothing.
+    pub(crate) async fn quick() -> Self {
+        let (open, gate) = watch::channel(false);
+        Self::Quick(Scripted::start(|_| {}, move |act: Act| act.quick(gate.clone())).await, open)
+    }
+
+    fn port(&self) -> u16 {
+        match self {
+            Self::Shells(sshd) => sshd.port(),
+            Self::Quick(server, _) => server.port(),
+        }
+    }
+
+    fn secret(&self) -> Secret {
+        match self {
+            Self::Shells(sshd) => sshd.secret(),
+            Self::Quick(..) => {
+                let dir = tempfile::TempDir::new().unwrap();
+                generate_key(&dir.path().join("key"), "ed25519");
+                let mut secret = Secret::default();
+                secret.private_key = Some(std::fs::read_to_string(dir.path().join("key")).unwrap());
+                secret
+            }
+        }
+    }
+
+    /// Takes one byte out of a pipe, which costs nothing to wait for. It looks like a command that walks a file system,
+    /// which may take longer than others.
+    fn gate(&self) -> String {
+        let pipe = match self {
+            Self::Shells(sshd) => sshd.dir().join("pipe").display().to_string(),
+            Self::Quick(..) => "pipe".to_owned(),
+        };
+        format!("du /dev/null; head -c 1 {pipe}")
+    }
+
+    /// Lets them through; what is given back keeps it so.
+    fn open(&self, hosts: usize) -> Option<std::fs::File> {
+        match self {
+            Self::Shells(sshd) => {
+                let pipe = sshd.dir().join("pipe");
+                let mut open = std::fs::OpenOptions::new().read(true).write(true).open(pipe).unwrap();
+                // More than one for each: a gate that has to be asked again takes another.
+                open.write_all(&vec![b'x'; hosts * 10]).unwrap();
+                Some(open)
+            }
+            Self::Quick(_, open) => {
+                open.send_replace(true);
+                None
+            }
+        }
+    }
+}
+
 /// Measures this many hosts, all of them on one server, side by side. The most memory that the worker took, in MiB.
-pub(crate) async fn side_by_side(hosts: usize, rules: usize, patience: Duration) -> u64 {
+pub(crate) async fn side_by_side(targets: Targets, hosts: usize, rules: usize, patience: Duration) -> u64 {
     let stages = Stages::under(TOFU).await;
-    let sshd = Options::new().config("MaxStartups 1000").start();
     let names: Vec<String> = (0..rules).map(|n| format!("rule-{n:03}")).collect();
     let mut corpus: Vec<_> =
         names.iter().map(|name| (name.clone(), format!("echo {name} is fine; echo $PATH"))).collect();
-    // All of them have begun before the first is done: each takes one byte out of a pipe, which costs nothing to wait
-    // for. It looks like a command that walks a file system, which may take longer than others.
-    let pipe = sshd.dir().join("pipe");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    corpus.push(("zz-gate".to_owned(), format!("du /dev/null; head -c 1 {}", pipe.display())));
+    corpus.push(("zz-gate".to_owned(), targets.gate()));
     stages.publish(&corpus.iter().map(|(name, run)| (name.as_str(), run.as_str())).collect::<Vec<_>>()).await;
     let control = control(&stages).await;
-    stages.credential("key", sshd.user(), &sshd.secret(), true).await;
+    stages.credential("key", "root", &targets.secret(), true).await;
     for number in 0..hosts {
-        stages.host(&format!("host-{number:03}"), sshd.port()).await;
+        stages.host(&format!("host-{number:03}"), targets.port()).await;
     }
     let slots = u16::try_from(hosts + 1).unwrap();
     let mut worker = worker(&stages, &control, "w1").slots(slots).with_metrics().start().await;
@@ -51,9 +119,7 @@ pub(crate) async fn side_by_side(hosts: usize, rules: usize, patience: Duration)
     let text = metrics(&address).await;
     assert_eq!(value(&text, "openwatch_in_hand{stage=\"executor\"}"), Some(hosts as f64), "{text}");
     let (waiting, _) = resident(&worker);
-    let mut open = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-    // More than one for each: a gate that has to be asked again takes another.
-    open.write_all(&vec![b'x'; hosts * 10]).unwrap();
+    let _open = targets.open(hosts);
     let done = || async {
         let done = stages.number("select count(*) from scan_ledger where outcome = 'completed'").await;
         (done == hosts as i64).then_some(())
@@ -75,7 +141,7 @@ async fn many_hosts_side_by_side() {
     proves("AC-08");
     // All targets are this machine: a hundred logins and shells at once are more work for it than for the worker.
     let hosts = if std::env::var_os("OPENWATCH_LONG").is_some() { 100 } else { 10 };
-    let most = side_by_side(hosts, 20, Duration::from_secs(240)).await;
+    let most = side_by_side(Targets::shells(), hosts, 20, Duration::from_secs(240)).await;
     assert!(most < 200, "{most} MiB");
 }
 

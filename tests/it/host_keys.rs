@@ -196,12 +196,21 @@ async fn keys_that_cannot_be_read_are_not_keys_that_are_unknown() {
     proves("AC-06");
     let stages = Stages::under(TOFU).await;
     stages.publish(&[("r", "true")]).await;
-    stages.meddle("revoke select on known_host_key from openwatch_scheduler").await;
+    stages.meddle("revoke select on job_target from openwatch_scheduler").await;
+    // One is due, of the other somebody wants to know now.
     stages.host("web", 22).await;
+    let asked = stages.host("db", 22).await;
+    stages
+        .meddle(&format!(
+            "update host set last_number = 1 where id = '{asked}';
+             insert into scan (id, host_id, number, lane, trigger, actor, framework, queued_at)
+             values (gen_random_uuid(), '{asked}', 1, 'manual', 'manual', 'tester', '*', now())"
+        ))
+        .await;
     let process = stages.run(&[Stage::Scheduler]).await;
-    let queued = || async { (stages.number("select count(*) from scan").await == 1).then_some(()) };
-    eventually("a queued scan", queued).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let tried = "select count(*) from counter where name = 'host_error_count' and value > 0";
+    eventually("a pass", || async { (stages.number(tried).await == 1).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(
         stages.number("select count(*) from scan where tag is not null").await,
         0,
@@ -209,12 +218,12 @@ async fn keys_that_cannot_be_read_are_not_keys_that_are_unknown() {
     );
     assert_eq!(stages.number("select count(*) from outbox where subject like '%.job.%'").await, 0);
     drop(process);
-    stages.meddle("grant select on known_host_key to openwatch_scheduler").await;
+    stages.meddle("grant select on job_target to openwatch_scheduler").await;
     let _process = stages.run(&[Stage::Scheduler]).await;
     let issued = || async {
-        (stages.number("select count(*) from scan where tag is not null").await == 1).then_some(())
+        (stages.number("select count(*) from scan where tag is not null").await == 2).then_some(())
     };
-    eventually("a job", issued).await;
+    eventually("their jobs", issued).await;
 }
 
 async fn check(sshd: &Sshd, home: &std::path::Path) -> (Option<i32>, String, String) {

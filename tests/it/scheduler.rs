@@ -60,7 +60,8 @@ async fn two_schedulers_queue_each_due_host_once() {
         .await;
     assert_eq!(count(&mut db, "select count(*) from scan").await, 12);
     assert_eq!(count(&mut db, "select count(distinct host_id) from scan").await, 12);
-    assert_eq!(count(&mut db, "select count(*) from scan where tag is not null and attempt = 1").await, 12);
+    let signed = "select count(*) from scan where tag is not null and attempt = 1 and issued_at = queued_at";
+    assert_eq!(count(&mut db, signed).await, 12, "queued and signed in one");
     assert_eq!(bus.stream_info("OW_JOBS").await.unwrap().messages, 12, "one job for each scan");
     let later = "select count(*) from host_compliance_schedule where next_scheduled_scan > now() + interval '50 minutes'";
     assert_eq!(count(&mut db, later).await, 12, "each schedule moved on");

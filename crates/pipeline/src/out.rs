@@ -22,6 +22,8 @@ pub(crate) struct Out {
     trace: Traceparent,
     /// What somebody may ask for by its id before it is sent.
     messages: Vec<Outgoing>,
+    /// What is asked for by the moment it was put in line.
+    batch: Vec<Outgoing>,
     /// Events and records: nobody does.
     told: Vec<Outgoing>,
     audit: BTreeMap<&'static str, Vec<AuditRow>>,
@@ -39,6 +41,7 @@ impl Out {
             context,
             trace,
             messages: Vec::new(),
+            batch: Vec::new(),
             told: Vec::new(),
             audit: BTreeMap::new(),
         }
@@ -65,6 +68,11 @@ impl Out {
     /// Sends a message, in a row of its own.
     pub(crate) fn send(&mut self, message: Outgoing) {
         self.messages.push(message);
+    }
+
+    /// Sends messages of which a whole fleet's come at once, in as few rows as may be.
+    pub(crate) fn send_all(&mut self, messages: Vec<Outgoing>) {
+        self.batch.extend(messages);
     }
 
     /// Sends an event, dated as the `tx`. Returns its id.
@@ -107,6 +115,7 @@ impl Out {
             }
         }
         let mut messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
+        messages.extend(together(self.batch));
         messages.extend(together(self.told));
         let rows: Vec<AuditRow> = self.audit.into_values().flatten().collect();
         outbox::tell(tx, self.sender, &rows, &messages).await

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use openwatch_model::Timestamp;
 use uuid::Uuid;
 
 use crate::audit::{AuditRow, Columns};
@@ -189,14 +190,23 @@ pub async fn depths(tx: &mut Tx<'_>) -> Result<Vec<(String, Depth)>, StoreError>
     Ok(rows.into_iter().map(|r| (r.sender, depth(r.rows, r.oldest))).collect())
 }
 
-/// Whether a message still waits. Called by the rescuer before it gives up on a job.
+/// Whether a message of a sender still waits: in a row of its own, or in one of those in which it was put in line together
+/// with others at that moment. Called by the rescuer before it gives up on a job.
 ///
 /// # Errors
 /// The database is away.
-pub async fn waits(tx: &mut Tx<'_>, message_id: &str) -> Result<bool, StoreError> {
+pub async fn waits(
+    tx: &mut Tx<'_>,
+    sender: &str,
+    message_id: &str,
+    put_at: Timestamp,
+) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar!(
-        r#"select exists (select from outbox where message_id = $1 and not packed) as "waits!""#,
-        message_id
+        r#"select exists (select from outbox where message_id = $1 and not packed)
+             or exists (select from outbox where sender = $2 and packed and created_at = $3) as "waits!""#,
+        message_id,
+        sender,
+        put_at,
     )
     .fetch_one(tx.connection())
     .await?)

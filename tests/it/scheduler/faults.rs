@@ -1,5 +1,6 @@
 //! One bad host does not stop the others.
 
+use openwatch_bus::User;
 use openwatch_tests::eventually;
 
 use super::hosts;
@@ -47,4 +48,32 @@ async fn one_bad_row_does_not_stop_the_tick() {
         (count(&mut fleet.db().await, "select count(*) from scan").await == 8).then_some(())
     })
     .await;
+}
+
+// @spec scheduler
+// @ac AC-15
+#[tokio::test]
+async fn hosts_that_are_due_before_there_is_a_corpus_get_their_jobs_when_there_is_one() {
+    println!("@spec scheduler");
+    println!("@ac AC-15");
+    let mut fleet = Fleet::prepare(&Ground::new(1).rules()).await;
+    let mut db = fleet.db().await;
+    hosts(&mut db, 3).await;
+    execute(&mut db, "create table kept as table corpus; delete from corpus").await;
+    fleet.spawn("scheduler");
+    let waiting = "select count(*) from scan where state = 'queued' and tag is null";
+    eventually("scans without a job", || async {
+        (count(&mut fleet.db().await, waiting).await == 3).then_some(())
+    })
+    .await;
+    let bus = fleet.bus(User::Admin).await;
+    assert_eq!(bus.stream_info("OW_JOBS").await.unwrap().messages, 0);
+    assert!(fleet.stage("scheduler").line("no corpus is published").await.contains("rules publish"));
+    execute(&mut db, "insert into corpus table kept").await;
+    eventually("their jobs", || async {
+        (bus.stream_info("OW_JOBS").await.ok()?.messages == 3).then_some(())
+    })
+    .await;
+    assert_eq!(count(&mut db, waiting).await, 0);
+    assert_eq!(count(&mut db, "select count(*) from scan").await, 3);
 }

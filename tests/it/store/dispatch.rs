@@ -22,13 +22,22 @@ fn nobody() -> Maintenance {
 async fn dispatch_all(tx: &mut Tx<'_>, maintenance: &Maintenance, limit: u32) -> Vec<(HostId, ScanId)> {
     let due = schedule::claim_due(tx, maintenance, limit, &[]).await.unwrap();
     let next_at = tx.now() + Duration::from_secs(3600);
+    let hosts: Vec<_> = due.iter().map(|d| d.host).collect();
+    let numbered = scan::number(tx, &hosts).await.unwrap();
+    assert_eq!(numbered.iter().map(|n| n.number).collect::<Vec<_>>(), vec![1; hosts.len()]);
     let wanted: Vec<_> = due
-        .iter()
-        .map(|d| Dispatch { host: d.host, scan: ScanId(Uuid::new_v4()), next_at, interval_minutes: 60 })
+        .into_iter()
+        .map(|due| Dispatch {
+            due,
+            scan: ScanId(Uuid::new_v4()),
+            number: 1,
+            job: None,
+            next_at,
+            interval_minutes: 60,
+        })
         .collect();
-    let done = schedule::dispatch(tx, &wanted, "1.0.0", Some("c0")).await.unwrap();
+    let done = schedule::dispatch(tx, wanted, "1.0.0").await.unwrap();
     done.iter().for_each(|d| {
-        assert_eq!(d.number, 1);
         assert_eq!((d.prior.current_interval_minutes, d.new.current_interval_minutes), (1440, 60));
         assert!(d.new.next_scheduled_scan > d.prior.next_scheduled_scan);
     });
@@ -187,8 +196,9 @@ async fn a_job_order_says_all_that_a_job_needs_and_promotion_makes_the_old_job_s
     assert_eq!(orders.len(), 1);
     let order = &orders[0];
     assert_eq!((order.scan, order.attempt, order.lane, order.host_number), (scan, 1, Lane::Scheduled, 1));
-    assert_eq!((order.name.as_str(), order.user.as_deref(), order.port), ("web-1", Some("scan"), 22));
-    assert_eq!((order.labels["env"].as_str(), order.known_keys.as_slice()), ("prod", &[key][..]));
+    let target = &order.target;
+    assert_eq!((target.name.as_str(), target.user.as_deref(), target.port), ("web-1", Some("scan"), 22));
+    assert_eq!((target.labels["env"].as_str(), target.known_keys.as_slice()), ("prod", &[key][..]));
     let job = |attempt| Issued {
         scan,
         attempt,

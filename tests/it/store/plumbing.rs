@@ -49,7 +49,15 @@ async fn the_outbox_keeps_order_and_wakes_its_relay() {
     outbox::put(&mut tx, "writer", &messages).await.unwrap();
     outbox::put(&mut tx, "writer", &messages[..1]).await.unwrap();
     outbox::put(&mut tx, "drift", &[message("other")]).await.unwrap();
-    assert!(outbox::waits(&mut tx, "m3").await.unwrap());
+    let now = tx.now();
+    assert!(outbox::waits(&mut tx, "writer", "m3", now).await.unwrap());
+    assert!(!outbox::waits(&mut tx, "writer", "m20", now).await.unwrap());
+    // Among others that share a row: found by the moment, which no other sender's and no other moment's is.
+    let packed = OutboxMessage { packed: true, ..message("first") };
+    outbox::put(&mut tx, "writer", &[packed]).await.unwrap();
+    assert!(outbox::waits(&mut tx, "writer", "m20", now).await.unwrap());
+    assert!(!outbox::waits(&mut tx, "drift", "m20", now).await.unwrap());
+    assert!(!outbox::waits(&mut tx, "writer", "m20", now - Duration::from_micros(1)).await.unwrap());
     tx.commit().await.unwrap();
     let mut senders = Vec::new();
     for _ in 0..2 {
@@ -61,8 +69,8 @@ async fn the_outbox_keeps_order_and_wakes_its_relay() {
     let rows = outbox::take(&rig.writer, "writer", 5).await.unwrap();
     assert_eq!(rows.iter().map(|r| &r.message).collect::<Vec<_>>(), messages[..5].iter().collect::<Vec<_>>());
     outbox::remove(&rig.writer, &rows.iter().map(|r| r.id).collect::<Vec<_>>()).await.unwrap();
-    assert_eq!(outbox::depth(&rig.writer, Some("writer")).await.unwrap().rows, 15);
-    assert_eq!(outbox::depth(&rig.writer, None).await.unwrap().rows, 16);
+    assert_eq!(outbox::depth(&rig.writer, Some("writer")).await.unwrap().rows, 16);
+    assert_eq!(outbox::depth(&rig.writer, None).await.unwrap().rows, 17);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use openwatch_model::audit::ScanRescued;
 use openwatch_model::scan::{Failure, FailureReason, JOB_MAX_AGE, ScanState};
 use openwatch_store::end::{self, Ending, Source};
 use openwatch_store::rescue::{self, Overdue, Patience};
-use openwatch_store::{Store, StoreError, outbox};
+use openwatch_store::{Role, Store, StoreError, outbox};
 use tokio_util::sync::CancellationToken;
 
 use super::STAGE;
@@ -90,7 +90,7 @@ async fn result_waits(bus: &Bus, it: &Overdue) -> Result<bool, BusError> {
 async fn job_is_gone(store: &Store, bus: &Bus, it: &Overdue) -> Result<bool, Trouble> {
     let id = job::message_id(it.scan, it.attempt);
     let mut tx = store.begin().await?;
-    if outbox::waits(&mut tx, &id).await? {
+    if outbox::waits(&mut tx, Role::Scheduler.as_str(), &id, it.issued_at).await? {
         return Ok(false);
     }
     drop(tx);

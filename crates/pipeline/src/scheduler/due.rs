@@ -1,19 +1,24 @@
-//! Hosts fall due: claimed, queued and moved on in one `tx`, a hundred at a time.
+//! Hosts fall due: claimed, queued with a signed job, and moved on in one `tx`, a hundred at a time.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::try_join_all;
+use openwatch_bus::Outgoing;
 use openwatch_model::audit::{Actor, ScanQueued, ScheduleUpdated, TickDispatched};
 use openwatch_model::policy::Policy;
+use openwatch_model::scan::{Lane, Selection};
 use openwatch_model::schedule::next_scan_for;
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::counter::{self, Counter};
+use openwatch_store::scan::{self, JobOrder, Numbered};
 use openwatch_store::schedule::{self, Dispatch, Dispatched, DueCounts, DueHost};
 use openwatch_store::{Store, StoreError, Tx};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::issue::corpus_for;
-use super::{BATCH, STAGE};
+use super::issue::{corpus_for, sign, to_job};
+use super::{BATCH, STAGE, Scheduler};
 use crate::StageError;
 use crate::out::Out;
 
@@ -22,33 +27,32 @@ use crate::out::Out;
 const SHARE: Duration = Duration::from_secs(5);
 const SHARES: u32 = 12;
 
+/// Batches under way at once, unless a rate limit makes them take turns: while one waits for the disk, the other works,
+/// and the disk writes both.
+const SIDE_BY_SIDE: usize = 2;
+
 /// One pass over the due rows.
 struct Pass<'a> {
-    store: &'a Store,
+    it: &'a Scheduler,
     policy: &'a Policy,
-    dispatched: u64,
-    /// Hosts with a fault of their own: left as they are until the next pass.
-    broken: Vec<HostId>,
+    done: Mutex<Done>,
 }
 
-/// Queues a scan for every due host until none is due or the rate limit is met: then, how soon to go on. `queued` is
-/// told after each commit.
-pub(super) async fn fall_due(
-    store: &Store,
-    policy: &Policy,
-    queued: &Notify,
-) -> Result<Option<Duration>, StageError> {
-    let counts = prepare(store, policy).await?;
-    let mut pass = Pass { store, policy, dispatched: 0, broken: Vec::new() };
-    let again = loop {
-        match pass.batch().await? {
-            Batch::Done => queued.notify_one(),
-            Batch::NoneDue => break None,
-            Batch::NoRoom => break Some(SHARE),
-        }
-    };
+#[derive(Default)]
+struct Done {
+    dispatched: u64,
+    /// Hosts with a fault of their own: left as they are until the next pass.
+    broken: BTreeSet<HostId>,
+}
+
+/// Queues a scan for every due host until none is due or the rate limit is met: then, how soon to go on.
+pub(super) async fn fall_due(it: &Scheduler, policy: &Policy) -> Result<Option<Duration>, StageError> {
+    let counts = prepare(&it.store, policy).await?;
+    let pass = Pass { it, policy, done: Mutex::default() };
+    let many = if policy.dispatch_per_minute.is_some() { 1 } else { SIDE_BY_SIDE };
+    let again = try_join_all((0..many).map(|_| pass.batches())).await?;
     pass.end(counts).await?;
-    Ok(again)
+    Ok(again.into_iter().flatten().min())
 }
 
 /// What people wished and what time has ended, then a count of what is due and why some of it is left alone.
@@ -99,8 +103,25 @@ enum Batch {
     NoRoom,
 }
 
+/// What a batch comes to.
+#[derive(Default)]
+struct Claimed {
+    plans: Vec<Dispatch>,
+    jobs: BTreeMap<ScanId, Outgoing>,
+}
+
 impl Pass<'_> {
-    async fn batch(&mut self) -> Result<Batch, StageError> {
+    async fn batches(&self) -> Result<Option<Duration>, StageError> {
+        loop {
+            match self.batch().await? {
+                Batch::Done => {}
+                Batch::NoneDue => return Ok(None),
+                Batch::NoRoom => return Ok(Some(SHARE)),
+            }
+        }
+    }
+
+    async fn batch(&self) -> Result<Batch, StageError> {
         match self.together().await {
             Err(StageError::Store(error)) if !error.is_transient() => {
                 tracing::warn!(%error, "a batch of due hosts is dispatched one by one");
@@ -111,39 +132,97 @@ impl Pass<'_> {
     }
 
     /// One statement for all. If it fails, nothing of it happened.
-    async fn together(&mut self) -> Result<Batch, StageError> {
-        let mut tx = self.store.begin().await?;
-        let Some(claimed) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
-        if claimed.is_empty() {
+    async fn together(&self) -> Result<Batch, StageError> {
+        let mut tx = self.it.store.begin().await?;
+        let Some(due) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
+        if due.is_empty() {
             return Ok(Batch::NoneDue);
         }
         let corpus = corpus_for(&mut tx, self.policy).await?;
-        let plans: Vec<_> = claimed.iter().map(|due| plan(&tx, *due, self.policy)).collect();
-        let queued = schedule::dispatch(&mut tx, &plans, &self.policy.version, corpus.as_deref()).await?;
-        self.tell(tx, queued).await
+        let Claimed { plans, jobs } = self.prepared(&mut tx, due, corpus.as_deref()).await?;
+        let queued = schedule::dispatch(&mut tx, plans, &self.policy.version).await?;
+        self.tell(tx, queued, jobs).await
     }
 
     /// One failing host must not stop the others (SCH-35): each has a savepoint of its own.
-    async fn one_by_one(&mut self) -> Result<Batch, StageError> {
-        let mut tx = self.store.begin().await?;
-        let Some(claimed) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
-        if claimed.is_empty() {
+    async fn one_by_one(&self) -> Result<Batch, StageError> {
+        let mut tx = self.it.store.begin().await?;
+        let Some(due) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
+        if due.is_empty() {
             return Ok(Batch::NoneDue);
         }
         let corpus = corpus_for(&mut tx, self.policy).await?;
-        let mut queued = Vec::new();
-        for due in claimed {
-            match alone(&mut tx, due, self.policy, corpus.as_deref()).await {
-                Ok(one) => queued.extend(one),
+        let (mut queued, mut jobs) = (Vec::new(), BTreeMap::new());
+        for due in due {
+            let host = due.host;
+            match self.alone(&mut tx, due, corpus.as_deref()).await {
+                Ok((one, job)) => {
+                    queued.extend(one);
+                    jobs.extend(job);
+                }
                 Err(error) if error.is_transient() => return Err(error.into()),
                 Err(error) => {
-                    tracing::error!(host.id = %due.host, %error, "a due host cannot be dispatched; it stays due");
+                    tracing::error!(host.id = %host, %error, "a due host cannot be dispatched; it stays due");
                     metrics::counter!("openwatch_scheduler_host_errors_total").increment(1);
-                    self.broken.push(due.host);
+                    self.done().broken.insert(host);
                 }
             }
         }
-        self.tell(tx, queued).await
+        self.tell(tx, queued, jobs).await
+    }
+
+    async fn alone(
+        &self,
+        tx: &mut Tx<'_>,
+        due: DueHost,
+        corpus: Option<&str>,
+    ) -> Result<(Vec<Dispatched>, BTreeMap<ScanId, Outgoing>), StoreError> {
+        let mut part = tx.savepoint().await?;
+        let Claimed { plans, jobs } = self.prepared(&mut part, vec![due], corpus).await?;
+        let queued = schedule::dispatch(&mut part, plans, &self.policy.version).await?;
+        part.commit().await?;
+        Ok((queued, jobs))
+    }
+
+    /// Numbers the hosts' scans, says when they are due again, and signs their jobs, unless no corpus is published yet.
+    async fn prepared(
+        &self,
+        tx: &mut Tx<'_>,
+        due: Vec<DueHost>,
+        corpus: Option<&str>,
+    ) -> Result<Claimed, StoreError> {
+        let hosts: Vec<_> = due.iter().map(|due| due.host).collect();
+        let mut due: BTreeMap<_, _> = due.into_iter().map(|due| (due.host, due)).collect();
+        let mut claimed = Claimed::default();
+        for Numbered { number, target } in scan::number(tx, &hosts).await? {
+            let Some(due) = due.remove(&target.host) else { continue };
+            let scan = ScanId(Uuid::new_v4());
+            let mut job = None;
+            if let Some(corpus) = corpus {
+                let order = JobOrder {
+                    scan,
+                    attempt: 1,
+                    host_number: number,
+                    selection: Selection::full(),
+                    lane: Lane::Scheduled,
+                    actor: STAGE.to_owned(),
+                    corpus: None,
+                    target,
+                };
+                let (note, message) = sign(self.it, &to_job(order, self.policy, corpus, tx.now()));
+                claimed.jobs.insert(scan, message);
+                job = Some(note);
+            }
+            // Counted from now and never from the time that was missed: downtime is not made up for in a burst.
+            let next_at = next_scan_for(due.state, Some(tx.now()), &self.policy.ladder).unwrap_or(tx.now());
+            let interval_minutes = self.policy.ladder.minutes(due.state);
+            claimed.plans.push(Dispatch { due, scan, number, job, next_at, interval_minutes });
+        }
+        Ok(claimed)
+    }
+
+    fn done(&self) -> std::sync::MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None` when the limit is met for now.
@@ -159,32 +238,44 @@ impl Pass<'_> {
         if room == 0 {
             return Ok(None);
         }
-        schedule::claim_due(tx, &self.policy.maintenance, room, &self.broken).await.map(Some)
+        let broken: Vec<_> = self.done().broken.iter().copied().collect();
+        schedule::claim_due(tx, &self.policy.maintenance, room, &broken).await.map(Some)
     }
 
-    async fn tell(&mut self, tx: Tx<'_>, queued: Vec<Dispatched>) -> Result<Batch, StageError> {
+    async fn tell(
+        &self,
+        tx: Tx<'_>,
+        queued: Vec<Dispatched>,
+        mut jobs: BTreeMap<ScanId, Outgoing>,
+    ) -> Result<Batch, StageError> {
         let mut out = Out::new(STAGE, Uuid::new_v4().to_string()).under(&self.policy.version);
         let scans: Vec<_> = queued
             .iter()
             .map(|d| ScanQueued { scan_id: d.scan, host_id: d.host, trigger: "scheduled".to_owned() })
             .collect();
         out.audit_many(&tx, &scans);
-        let many = queued.len() as u32;
+        let many = queued.len() as u64;
+        // Of those that were queued only: a host may have got a scan by hand in this very moment.
+        let jobs: Vec<_> = queued.iter().filter_map(|d| jobs.remove(&d.scan)).collect();
+        let issued = jobs.len() as u64;
+        out.send_all(jobs);
         let moves: Vec<_> =
             queued.into_iter().map(|d| updated((d.host, d.prior, d.new), "next_scan_advanced")).collect();
         out.audit_many(&tx, &moves);
         out.commit(tx).await?;
-        self.dispatched += u64::from(many);
-        metrics::counter!("openwatch_scheduler_dispatched_total").increment(u64::from(many));
+        self.done().dispatched += many;
+        metrics::counter!("openwatch_scheduler_dispatched_total").increment(many);
+        metrics::counter!("openwatch_jobs_issued_total").increment(issued);
         Ok(Batch::Done)
     }
 
     async fn end(self, counts: DueCounts) -> Result<(), StageError> {
-        let mut tx = self.store.begin().await?;
+        let Done { dispatched, broken } = self.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut tx = self.it.store.begin().await?;
         let mut out = Out::new(STAGE, Uuid::new_v4().to_string()).under(&self.policy.version);
         let tick = TickDispatched {
             due_count: counts.due,
-            dispatched_count: self.dispatched,
+            dispatched_count: dispatched,
             skipped_maintenance_count: counts.maintenance,
             skipped_backoff_count: counts.backoff,
         };
@@ -194,11 +285,11 @@ impl Pass<'_> {
         let moves = [
             (Counter::Ticks, 1),
             (Counter::Due, counts.due),
-            (Counter::Dispatched, self.dispatched),
+            (Counter::Dispatched, dispatched),
             (Counter::SkippedMaintenance, counts.maintenance),
             (Counter::SkippedBackoff, counts.backoff),
             (Counter::SkippedOpen, counts.open),
-            (Counter::HostErrors, self.broken.len() as u64),
+            (Counter::HostErrors, broken.len() as u64),
         ];
         counter::add(&mut tx, &moves).await?;
         tx.commit().await?;
@@ -210,30 +301,6 @@ impl Pass<'_> {
             metrics::counter!("openwatch_scheduler_skipped_total", "cause" => cause).increment(count);
         }
         Ok(())
-    }
-}
-
-async fn alone(
-    tx: &mut Tx<'_>,
-    due: DueHost,
-    policy: &Policy,
-    corpus: Option<&str>,
-) -> Result<Vec<Dispatched>, StoreError> {
-    let mut part = tx.savepoint().await?;
-    let plan = plan(&part, due, policy);
-    let queued = schedule::dispatch(&mut part, &[plan], &policy.version, corpus).await?;
-    part.commit().await?;
-    Ok(queued)
-}
-
-/// Counted from now and never from the time that was missed: downtime is not made up for in a burst.
-fn plan(tx: &Tx<'_>, due: DueHost, policy: &Policy) -> Dispatch {
-    let now = tx.now();
-    Dispatch {
-        host: due.host,
-        scan: ScanId(Uuid::new_v4()),
-        next_at: next_scan_for(due.state, Some(now), &policy.ladder).unwrap_or(now),
-        interval_minutes: policy.ladder.minutes(due.state),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Scans without a job get a signed one. This is the only place that signs jobs.
+//! Scans without a job get a signed one: those that people asked for, second attempts, and what was due while no corpus was
+//! published. This is the only place that signs jobs.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,6 @@ use openwatch_model::policy::Policy;
 use openwatch_model::scan::Job;
 use openwatch_store::scan::{self, Issued, JobOrder};
 use openwatch_store::{StoreError, Tx, corpus};
-use openwatch_trust::SchedulerKeys;
 use uuid::Uuid;
 
 use super::{BATCH, STAGE, Scheduler};
@@ -36,10 +36,9 @@ pub(super) async fn issue_all(it: &Scheduler, policy: &Policy) -> Result<bool, S
         let mut jobs = BTreeMap::new();
         let mut issued = Vec::new();
         for order in orders {
-            let job = to_job(&order, policy, &newest, tx.now());
-            let message = sign(&it.keys.borrow(), &job);
-            issued.push(note(&job, &message));
-            jobs.insert(job.scan, message.outgoing);
+            let (note, message) = sign(it, &to_job(order, policy, &newest, tx.now()));
+            jobs.insert(note.scan, message);
+            issued.push(note);
         }
         for scan in scan::issue(&mut tx, &issued).await? {
             if let Some(message) = jobs.remove(&scan) {
@@ -52,67 +51,57 @@ pub(super) async fn issue_all(it: &Scheduler, policy: &Policy) -> Result<bool, S
 }
 
 /// `schedule_to_job`. A host without a credential has no user; the vault will say so.
-fn to_job(order: &JobOrder, policy: &Policy, corpus: &str, now: Timestamp) -> Job {
+pub(super) fn to_job(order: JobOrder, policy: &Policy, corpus: &str, now: Timestamp) -> Job {
+    let target = order.target;
     Job {
         scan: order.scan,
         attempt: order.attempt,
-        host: order.host,
+        host: target.host,
         host_number: order.host_number,
-        selection: order.selection.clone(),
+        selection: order.selection,
         policy_version: policy.version.clone(),
         enqueued_at_ns: i64::try_from(now.unix_timestamp_nanos()).unwrap_or(i64::MAX),
         lane: order.lane,
-        actor: order.actor.clone(),
-        address: order.address.clone(),
-        port: order.port,
-        user: order.user.clone().unwrap_or_default(),
-        sudo: order.sudo,
+        actor: order.actor,
+        variables: policy.variables_for(&target.name, &target.labels),
+        address: target.address,
+        port: target.port,
+        user: target.user.unwrap_or_default(),
+        sudo: target.sudo,
         timeout: policy.timeout,
         host_key_mode: policy.host_key_mode,
-        known_keys: order.known_keys.clone(),
-        jump: order.jump.clone(),
-        corpus: order.corpus.clone().unwrap_or_else(|| corpus.to_owned()),
-        variables: policy.variables_for(&order.name, &order.labels),
+        known_keys: target.known_keys,
+        jump: target.jump,
+        corpus: order.corpus.unwrap_or_else(|| corpus.to_owned()),
     }
 }
 
-struct SignedJob {
-    outgoing: Outgoing,
-    tag: [u8; 32],
-    key_id: String,
-}
-
-fn sign(keys: &SchedulerKeys, job: &Job) -> SignedJob {
+/// The signed job, and what is to be noted of it. Both in one `tx`, or neither.
+pub(super) fn sign(it: &Scheduler, job: &Job) -> (Issued, Outgoing) {
     let payload = job::encode(job);
-    let signed = keys.sign_job(job.lane.as_str(), &payload);
+    let signed = it.keys.borrow().sign_job(job.lane.as_str(), &payload);
     let headers = vec![
         (KEY_ID.to_owned(), signed.kid.to_string()),
         (MAC.to_owned(), signed.tag.to_string()),
         (KEY_KIND.to_owned(), "queue".to_owned()),
         (Traceparent::HEADER.to_owned(), Traceparent::new_root().to_string()),
     ];
-    SignedJob {
-        outgoing: Outgoing {
-            subject: subject::job(job.lane, job.host),
-            message_id: job::message_id(job.scan, job.attempt),
-            headers,
-            payload,
-        },
-        tag: *signed.tag.as_bytes(),
-        key_id: signed.kid.to_string(),
-    }
-}
-
-fn note(job: &Job, signed: &SignedJob) -> Issued {
-    Issued {
+    let message = Outgoing {
+        subject: subject::job(job.lane, job.host),
+        message_id: job::message_id(job.scan, job.attempt),
+        headers,
+        payload,
+    };
+    let note = Issued {
         scan: job.scan,
         attempt: job.attempt,
-        tag: signed.tag,
-        key_id: signed.key_id.clone(),
+        tag: *signed.tag.as_bytes(),
+        key_id: signed.kid.to_string(),
         timeout_sec: job.timeout.as_secs() as u32,
         policy_version: job.policy_version.clone(),
         corpus: job.corpus.clone(),
-    }
+    };
+    (note, message)
 }
 
 /// The corpus that jobs name: the policy's, failing that the newest publication.

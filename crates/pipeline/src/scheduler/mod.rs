@@ -91,7 +91,7 @@ async fn dispatch_loop(
     let _ = tokio::time::timeout(AGAIN, calls.schedule.notified()).await;
     while !shutdown.is_cancelled() {
         it.pulse.tick();
-        let round = async { fall_due(&it.store, &*policy.in_force().await?, &calls.scans).await };
+        let round = async { fall_due(it, &*policy.in_force().await?).await };
         let wait = match round.await {
             Ok(again) => again.unwrap_or(TICK),
             Err(error) => told("dispatching", &error),
@@ -110,7 +110,7 @@ async fn dispatch_loop(
     Ok(())
 }
 
-/// Signs a job for every scan without one, as soon as there is one.
+/// Signs a job for every scan that was queued without one, as soon as there is one.
 async fn issue_loop(
     it: &Scheduler,
     policy: &PolicyWatch,

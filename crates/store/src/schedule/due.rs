@@ -1,5 +1,7 @@
 //! Hosts that are due: counted, claimed, dispatched.
 
+use std::collections::BTreeSet;
+
 use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::policy::Maintenance;
 use openwatch_model::schedule::DueReason;
@@ -7,6 +9,7 @@ use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
 use uuid::Uuid;
 
+use crate::scan::Issued;
 use crate::words::compliance_state;
 use crate::{StoreError, Tx};
 
@@ -26,21 +29,27 @@ pub struct DueCounts {
 }
 
 /// A host whose scheduled scan is due, locked for this scheduler until the transaction ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DueHost {
     /// The host.
     pub host: HostId,
     /// Tier to take the interval from.
     pub state: ComplianceState,
+    /// Its schedule row.
+    pub facts: ScheduleFacts,
 }
 
 /// One host to dispatch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dispatch {
-    /// A host of [`claim_due`].
-    pub host: HostId,
+    /// A host of [`claim_due`], numbered by [`crate::scan::number`].
+    pub due: DueHost,
     /// Id for its scan, a UUIDv4.
     pub scan: ScanId,
+    /// Place of the scan among the host's scans.
+    pub number: i64,
+    /// The scan's first job; absent when it cannot be signed yet, and is issued later.
+    pub job: Option<Issued>,
     /// When it is due again, counted from [`Tx::now`], never from the old time.
     pub next_at: Timestamp,
     /// Interval in minutes.
@@ -54,8 +63,6 @@ pub struct Dispatched {
     pub host: HostId,
     /// Its scan, queued.
     pub scan: ScanId,
-    /// Its place among the host's scans.
-    pub number: i64,
     /// Schedule row before.
     pub prior: ScheduleFacts,
     /// Schedule row now.
@@ -97,7 +104,7 @@ pub async fn counts(tx: &mut Tx<'_>, maintenance: &Maintenance) -> Result<DueCou
     })
 }
 
-/// Claims due hosts for this scheduler: worse states first, then the longest overdue; never one that another scheduler
+/// Claims due hosts for this scheduler: worse states first, then the longest overdue; never one that somebody else
 /// holds, that is in maintenance or backoff, that has an open scan, or is among `except`. Called by the scheduler, 100 at
 /// a time.
 ///
@@ -114,7 +121,9 @@ pub async fn claim_due(
     }
     let except: Vec<Uuid> = except.iter().map(|host| host.0).collect();
     let rows = sqlx::query!(
-        r#"select s.host_id, s.compliance_state
+        r#"select s.host_id, s.compliance_state, s.compliance_score::float8 as score, s.has_critical_findings,
+             s.current_interval_minutes, s.next_scheduled_scan, s.next_reason, s.maintenance_mode, s.maintenance_until,
+             s.policy_version_at_last_scan
            from host_compliance_schedule s
            join host h on h.id = s.host_id and h.deleted_at is null
            -- The order column is never later than the due time, so this bound only lets the index be used.
@@ -128,7 +137,8 @@ pub async fn claim_due(
              and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))
            order by s.claim_order
            limit $3
-           for update of s skip locked"#,
+           -- The host too, which is about to be numbered: nobody who holds one waits for the other.
+           for update of s skip locked for no key update of h skip locked"#,
         tx.now(),
         &maintenance.hosts,
         i64::from(limit),
@@ -137,7 +147,10 @@ pub async fn claim_due(
     .fetch_all(tx.connection())
     .await?;
     rows.into_iter()
-        .map(|r| Ok(DueHost { host: HostId(r.host_id), state: compliance_state(&r.compliance_state)? }))
+        .map(|r| {
+            let state = compliance_state(&r.compliance_state)?;
+            Ok(DueHost { host: HostId(r.host_id), state, facts: facts!(r) })
+        })
         .collect()
 }
 
@@ -167,76 +180,77 @@ pub async fn ahead(tx: &mut Tx<'_>, maintenance: &Maintenance, host: HostId) -> 
     Ok(ahead.max(0).unsigned_abs())
 }
 
-/// Queues a full scan for each claimed host and moves its schedule on, all in one statement. A host for which somebody
-/// queued a scan in this very moment is left out and stays due. Called by the scheduler.
+/// Queues a full scan for each claimed host, its job noted, and moves its schedule on, all in one statement. A host for
+/// which somebody queued a scan in this very moment is left out and stays due; its job must not be sent. Called by the
+/// scheduler.
 ///
 /// # Errors
 /// The database is away.
 pub async fn dispatch(
     tx: &mut Tx<'_>,
-    hosts: &[Dispatch],
+    hosts: Vec<Dispatch>,
     policy_version: &str,
-    corpus: Option<&str>,
 ) -> Result<Vec<Dispatched>, StoreError> {
-    let ids: Vec<Uuid> = hosts.iter().map(|d| d.host.0).collect();
+    let ids: Vec<Uuid> = hosts.iter().map(|d| d.due.host.0).collect();
     let scans: Vec<Uuid> = hosts.iter().map(|d| d.scan.0).collect();
+    let numbers: Vec<i64> = hosts.iter().map(|d| d.number).collect();
     let nexts: Vec<Timestamp> = hosts.iter().map(|d| d.next_at).collect();
-    let intervals: Vec<i32> =
-        hosts.iter().map(|d| i32::try_from(d.interval_minutes).unwrap_or(i32::MAX)).collect();
-    let rows = sqlx::query!(
+    let intervals: Vec<i32> = hosts.iter().map(minutes).collect();
+    let jobs = || hosts.iter().map(|d| d.job.as_ref());
+    let tags: Vec<Option<Vec<u8>>> = jobs().map(|job| job.map(|job| job.tag.to_vec())).collect();
+    let keys: Vec<Option<String>> = jobs().map(|job| job.map(|job| job.key_id.clone())).collect();
+    let corpora: Vec<Option<String>> = jobs().map(|job| job.map(|job| job.corpus.clone())).collect();
+    let timeouts: Vec<Option<i32>> =
+        jobs().map(|job| job.map(|job| i32::try_from(job.timeout_sec).unwrap_or(i32::MAX))).collect();
+    let moved = sqlx::query_scalar!(
         r#"with wanted as (
-             select * from unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::int[])
-               as w (host_id, scan_id, next_at, interval_minutes)
-           ),
-           -- Hosts in one order, so that two who number hosts never wait for each other in a circle.
-           locked as materialized (
-             select h.id from host h join wanted w on w.host_id = h.id where h.deleted_at is null order by h.id for no key update of h
-           ),
-           numbered as (
-             update host h set last_number = h.last_number + 1 from locked where h.id = locked.id
-             returning h.id, h.last_number
+             select * from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::int[], $6::bytea[], $7::text[],
+                 $8::text[], $9::int[])
+               as w (host_id, scan_id, number, next_at, interval_minutes, tag, key_id, corpus, timeout_sec)
            ),
            queued as (
-             insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at)
-             select w.scan_id, n.id, n.last_number, 'scheduled', 'scheduled', 'scheduler', '*', $5, $6, $7
-             from numbered n join wanted w on w.host_id = n.id
+             insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at, tag,
+               key_id, timeout_sec, issued_at)
+             select scan_id, host_id, number, 'scheduled', 'scheduled', 'scheduler', '*', $10, corpus, $11, tag, key_id,
+               timeout_sec, case when tag is not null then $11::timestamptz end
+             from wanted
              on conflict (host_id) where state in ('queued', 'running') do nothing
-             returning id, host_id, number
-           ),
-           prior as (
-             select s.* from host_compliance_schedule s join queued q on q.host_id = s.host_id
-           ),
-           moved as (
-             update host_compliance_schedule s
-             set next_scheduled_scan = w.next_at, next_reason = 'interval', claim_order = claim_order(s.compliance_state, w.next_at),
-                 current_interval_minutes = w.interval_minutes, updated_at = $7
-             from queued q join wanted w on w.host_id = q.host_id
-             where s.host_id = q.host_id
-             returning s.host_id, s.next_scheduled_scan, s.current_interval_minutes
+             returning host_id
            )
-           select q.host_id, q.id as scan_id, q.number, p.compliance_state, p.compliance_score::float8 as score,
-             p.has_critical_findings, p.current_interval_minutes, p.next_scheduled_scan, p.next_reason, p.maintenance_mode,
-             p.maintenance_until, p.policy_version_at_last_scan, m.next_scheduled_scan as next_at, m.current_interval_minutes as next_interval
-           from queued q join prior p on p.host_id = q.host_id join moved m on m.host_id = q.host_id"#,
+           update host_compliance_schedule s
+           set next_scheduled_scan = w.next_at, next_reason = 'interval', claim_order = claim_order(s.compliance_state, w.next_at),
+               current_interval_minutes = w.interval_minutes, updated_at = $11
+           from queued q join wanted w on w.host_id = q.host_id
+           where s.host_id = q.host_id
+           returning s.host_id"#,
         &ids,
         &scans,
+        &numbers,
         &nexts,
         &intervals,
+        &tags as &[Option<Vec<u8>>],
+        &keys as &[Option<String>],
+        &corpora as &[Option<String>],
+        &timeouts as &[Option<i32>],
         policy_version,
-        corpus,
         tx.now(),
     )
     .fetch_all(tx.connection())
     .await?;
-    let dispatched = rows.into_iter().map(|r| {
-        let prior = facts!(r);
+    let moved: BTreeSet<Uuid> = moved.into_iter().collect();
+    let dispatched = hosts.into_iter().filter(|d| moved.contains(&d.due.host.0)).map(|d| {
+        let prior = d.due.facts.clone();
         let new = ScheduleFacts {
-            next_scheduled_scan: r.next_at,
-            current_interval_minutes: r.next_interval,
+            next_scheduled_scan: d.next_at,
+            current_interval_minutes: minutes(&d),
             next_reason: DueReason::Interval.as_str().to_owned(),
             ..prior.clone()
         };
-        Dispatched { host: HostId(r.host_id), scan: ScanId(r.scan_id), number: r.number, prior, new }
+        Dispatched { host: d.due.host, scan: d.scan, prior, new }
     });
     Ok(dispatched.collect())
+}
+
+fn minutes(dispatch: &Dispatch) -> i32 {
+    i32::try_from(dispatch.interval_minutes).unwrap_or(i32::MAX)
 }

@@ -28,7 +28,7 @@ use openwatch_model::{HostId, Timestamp};
 
 use crate::{StoreError, Tx};
 
-pub use due::{Dispatch, Dispatched, DueCounts, DueHost, ahead, claim_due, counts, dispatch};
+pub use due::{Dispatch, Dispatched, DueCounts, DueHost, Part, ahead, claim_due, counts, dispatch};
 pub use maintenance::{Granted, Wish, ask, grant, sweep};
 pub use rate::{Window, spread, window};
 

@@ -9,7 +9,7 @@ use openwatch_model::schedule::DueReason;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
-use openwatch_store::schedule::{self, Dispatch, Reschedule};
+use openwatch_store::schedule::{self, Dispatch, Part, Reschedule};
 use openwatch_store::{Store, Tx};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ fn nobody() -> Maintenance {
 }
 
 async fn dispatch_all(tx: &mut Tx<'_>, maintenance: &Maintenance, limit: u32) -> Vec<(HostId, ScanId)> {
-    let due = schedule::claim_due(tx, maintenance, limit, &[]).await.unwrap();
+    let due = schedule::claim_due(tx, maintenance, limit, &[], Part::ALL).await.unwrap();
     let next_at = tx.now() + Duration::from_secs(3600);
     let hosts: Vec<_> = due.iter().map(|d| d.host).collect();
     let numbered = scan::number(tx, &hosts).await.unwrap();
@@ -49,6 +49,23 @@ async fn pass(store: &Store, maintenance: &Maintenance, limit: u32) -> Vec<HostI
     let done = dispatch_all(&mut tx, maintenance, limit).await;
     tx.commit().await.unwrap();
     done.into_iter().map(|(host, _)| host).collect()
+}
+
+#[tokio::test]
+async fn each_due_host_is_in_one_of_two_halves() {
+    let rig = Rig::new().await;
+    for n in 0..12 {
+        rig.host(&format!("web-{n}")).await;
+    }
+    let mut tx = rig.scheduler.begin().await.unwrap();
+    let mut hosts = Vec::new();
+    for part in [Part::EVEN, Part::ODD, Part::ALL] {
+        let due = schedule::claim_due(&mut tx, &nobody(), 100, &[], part).await.unwrap();
+        hosts.push(due.into_iter().map(|due| due.host).collect::<BTreeSet<_>>());
+    }
+    assert!(hosts[0].is_disjoint(&hosts[1]));
+    assert_eq!(&hosts[0] | &hosts[1], hosts[2]);
+    assert_eq!(hosts[2].len(), 12);
 }
 
 #[tokio::test]
@@ -145,7 +162,7 @@ async fn a_critical_host_goes_before_a_new_fleet() {
     assert!(schedule::update_after_scan(&mut tx, &change).await.unwrap().is_none());
     tx.commit().await.unwrap();
     let mut tx = rig.scheduler.begin().await.unwrap();
-    assert_eq!(schedule::claim_due(&mut tx, &nobody(), 1, &[]).await.unwrap()[0].host, old);
+    assert_eq!(schedule::claim_due(&mut tx, &nobody(), 1, &[], Part::ALL).await.unwrap()[0].host, old);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use openwatch_model::schedule::next_scan_for;
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::counter::{self, Counter};
 use openwatch_store::scan::{self, JobOrder, Numbered};
-use openwatch_store::schedule::{self, Dispatch, Dispatched, DueCounts, DueHost};
+use openwatch_store::schedule::{self, Dispatch, Dispatched, DueCounts, DueHost, Part};
 use openwatch_store::{Store, StoreError, Tx};
 use uuid::Uuid;
 
@@ -29,7 +29,7 @@ const SHARES: u32 = 12;
 
 /// Batches under way at once, unless a rate limit makes them take turns: while one waits for the disk, the other works,
 /// and the disk writes both.
-const SIDE_BY_SIDE: usize = 2;
+const SIDE_BY_SIDE: [Part; 2] = [Part::EVEN, Part::ODD];
 
 /// One pass over the due rows.
 struct Pass<'a> {
@@ -49,10 +49,13 @@ struct Done {
 pub(super) async fn fall_due(it: &Scheduler, policy: &Policy) -> Result<Option<Duration>, StageError> {
     let counts = prepare(&it.store, policy).await?;
     let pass = Pass { it, policy, done: Mutex::default() };
-    let many = if policy.dispatch_per_minute.is_some() { 1 } else { SIDE_BY_SIDE };
-    let again = try_join_all((0..many).map(|_| pass.batches())).await?;
+    if policy.dispatch_per_minute.is_none() {
+        try_join_all(SIDE_BY_SIDE.map(|part| pass.batches(part))).await?;
+    }
+    // Under a limit all of it; else what fell due meanwhile.
+    let again = pass.batches(Part::ALL).await?;
     pass.end(counts).await?;
-    Ok(again.into_iter().flatten().min())
+    Ok(again)
 }
 
 /// What people wished and what time has ended, then a count of what is due and why some of it is left alone.
@@ -111,9 +114,9 @@ struct Claimed {
 }
 
 impl Pass<'_> {
-    async fn batches(&self) -> Result<Option<Duration>, StageError> {
+    async fn batches(&self, part: Part) -> Result<Option<Duration>, StageError> {
         loop {
-            match self.batch().await? {
+            match self.batch(part).await? {
                 Batch::Done => {}
                 Batch::NoneDue => return Ok(None),
                 Batch::NoRoom => return Ok(Some(SHARE)),
@@ -121,20 +124,20 @@ impl Pass<'_> {
         }
     }
 
-    async fn batch(&self) -> Result<Batch, StageError> {
-        match self.together().await {
+    async fn batch(&self, part: Part) -> Result<Batch, StageError> {
+        match self.together(part).await {
             Err(StageError::Store(error)) if !error.is_transient() => {
                 tracing::warn!(%error, "a batch of due hosts is dispatched one by one");
-                self.one_by_one().await
+                self.one_by_one(part).await
             }
             other => other,
         }
     }
 
     /// One statement for all. If it fails, nothing of it happened.
-    async fn together(&self) -> Result<Batch, StageError> {
+    async fn together(&self, part: Part) -> Result<Batch, StageError> {
         let mut tx = self.it.store.begin().await?;
-        let Some(due) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
+        let Some(due) = self.claim(&mut tx, part).await? else { return Ok(Batch::NoRoom) };
         if due.is_empty() {
             return Ok(Batch::NoneDue);
         }
@@ -145,9 +148,9 @@ impl Pass<'_> {
     }
 
     /// One failing host must not stop the others (SCH-35): each has a savepoint of its own.
-    async fn one_by_one(&self) -> Result<Batch, StageError> {
+    async fn one_by_one(&self, part: Part) -> Result<Batch, StageError> {
         let mut tx = self.it.store.begin().await?;
-        let Some(due) = self.claim(&mut tx).await? else { return Ok(Batch::NoRoom) };
+        let Some(due) = self.claim(&mut tx, part).await? else { return Ok(Batch::NoRoom) };
         if due.is_empty() {
             return Ok(Batch::NoneDue);
         }
@@ -226,7 +229,7 @@ impl Pass<'_> {
     }
 
     /// `None` when the limit is met for now.
-    async fn claim(&self, tx: &mut Tx<'_>) -> Result<Option<Vec<DueHost>>, StoreError> {
+    async fn claim(&self, tx: &mut Tx<'_>, part: Part) -> Result<Option<Vec<DueHost>>, StoreError> {
         let room = match self.policy.dispatch_per_minute {
             Some(limit) => {
                 let window = schedule::window(tx, SHARE).await?;
@@ -239,7 +242,7 @@ impl Pass<'_> {
             return Ok(None);
         }
         let broken: Vec<_> = self.done().broken.iter().copied().collect();
-        schedule::claim_due(tx, &self.policy.maintenance, room, &broken).await.map(Some)
+        schedule::claim_due(tx, &self.policy.maintenance, room, &broken, part).await.map(Some)
     }
 
     async fn tell(

@@ -104,6 +104,22 @@ pub async fn counts(tx: &mut Tx<'_>, maintenance: &Maintenance) -> Result<DueCou
     })
 }
 
+/// Which of the due hosts: several who claim side by side would else look at one another's first, to find them locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    mask: i32,
+    of: i32,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: Self = Self { mask: 0, of: 0 };
+    /// One half.
+    pub const EVEN: Self = Self { mask: 1, of: 0 };
+    /// The other half.
+    pub const ODD: Self = Self { mask: 1, of: 1 };
+}
+
 /// Claims due hosts for this scheduler: worse states first, then the longest overdue; never one that somebody else
 /// holds, that is in maintenance or backoff, that has an open scan, or is among `except`. Called by the scheduler, 100 at
 /// a time.
@@ -115,6 +131,7 @@ pub async fn claim_due(
     maintenance: &Maintenance,
     limit: u32,
     except: &[HostId],
+    part: Part,
 ) -> Result<Vec<DueHost>, StoreError> {
     if maintenance.all {
         return Ok(Vec::new());
@@ -129,6 +146,8 @@ pub async fn claim_due(
            -- The order column is never later than the due time, so this bound only lets the index be used.
            where s.claim_order <= $1 and s.next_scheduled_scan <= $1 and not s.maintenance_mode
              and h.name <> all($2) and s.host_id <> all($4)
+             -- Written so that the planner takes it for half of them: for a comparison it would expect next to none, and sort all.
+             and case uuid_hash(s.host_id) & $5 when $6 then true else false end
              -- What is no flag yet; `host_maintenance` would say the same, but hide the index.
              and not exists (select from maintenance_request r where r.host_id = s.host_id and r.maintenance)
              and not exists (
@@ -143,6 +162,8 @@ pub async fn claim_due(
         &maintenance.hosts,
         i64::from(limit),
         &except,
+        part.mask,
+        part.of,
     )
     .fetch_all(tx.connection())
     .await?;

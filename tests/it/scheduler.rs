@@ -2,6 +2,7 @@
 
 mod clocks;
 mod counters;
+mod crashes;
 mod faults;
 mod keys;
 mod maintenance;

@@ -21,6 +21,8 @@ pub enum Counter {
     SkippedOpen,
     /// Hosts that could not be dispatched for a fault of their own.
     HostErrors,
+    /// Rounds of a scheduler, over due hosts or over scans without a job, that failed; not those that wait for the database.
+    TickErrors,
     /// Policies and revocation lists refused.
     Refused,
     /// Intervals of accepted policies that were out of bounds.
@@ -31,7 +33,7 @@ pub enum Counter {
 
 impl Counter {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Ticks,
         Self::Due,
         Self::Dispatched,
@@ -39,6 +41,7 @@ impl Counter {
         Self::SkippedBackoff,
         Self::SkippedOpen,
         Self::HostErrors,
+        Self::TickErrors,
         Self::Refused,
         Self::Clamped,
         Self::HmacRejected,
@@ -54,6 +57,7 @@ impl Counter {
             Self::SkippedBackoff => "skipped_backoff_count",
             Self::SkippedOpen => "skipped_open_count",
             Self::HostErrors => "host_error_count",
+            Self::TickErrors => "tick_error_count",
             Self::Refused => "refuse_count",
             Self::Clamped => "policy_clamped_count",
             Self::HmacRejected => "hmac_reject_count",

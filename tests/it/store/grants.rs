@@ -101,3 +101,64 @@ async fn only_the_writer_writes_what_was_found_and_only_the_scheduler_signs() {
         assert_eq!(tokens, role != Role::Api, "{role:?}");
     }
 }
+
+#[tokio::test]
+async fn the_scheduler_reads_what_falls_due_and_no_more() {
+    let rig = Rig::new().await;
+    rig.host("web-1").await;
+    let mut look = rig.look().await;
+    for table in [
+        "host_label",
+        "known_host_key",
+        "shown_host_key",
+        "host_liveness",
+        "host_state",
+        "credential",
+        "channel",
+    ] {
+        for what in ["*", "count(*)"] {
+            let statement = format!("select {what} from {table}");
+            assert!(denied(&mut look, Role::Scheduler, &statement).await, "{statement}");
+        }
+    }
+    for statement in [
+        "select address from host",
+        "select credential_id from host",
+        "select failure_detail from scan",
+        "select correlation from scan",
+        "select last_error_code from host_backoff_state",
+        "select * from scan_ledger",
+        "select * from evidence",
+        "select * from audit_event",
+        "select * from api_token",
+    ] {
+        assert!(denied(&mut look, Role::Scheduler, statement).await, "{statement}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_scheduler_says_which_policy_is_in_force() {
+    let rig = Rig::new().await;
+    let mut look = rig.look().await;
+    for role in Role::ALL {
+        for statement in [
+            "update policy_history set superseded_at = null",
+            "update policy_history set signature = document",
+            "insert into policy_history select * from policy_history",
+            "insert into policy_revocation select * from policy_revocation",
+        ] {
+            assert_eq!(
+                denied(&mut look, role, statement).await,
+                role != Role::Scheduler,
+                "{role:?}: {statement}"
+            );
+        }
+        for change in [
+            "update policy_history set document = ''",
+            "delete from policy_history",
+            "delete from policy_revocation",
+        ] {
+            assert!(denied(&mut look, role, change).await, "{role:?}: {change}");
+        }
+    }
+}

@@ -40,8 +40,8 @@ pub struct SchedulerSnapshot {
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub last_tick_at: Option<OffsetDateTime>,
     /// `due_count` is that of the last tick; the others only rise: `tick_count`, `dispatched_count`,
-    /// `skipped_maintenance_count`, `skipped_backoff_count`, `skipped_open_count`, `host_error_count`, `refuse_count`,
-    /// `policy_clamped_count`, `hmac_reject_count`.
+    /// `skipped_maintenance_count`, `skipped_backoff_count`, `skipped_open_count`, `host_error_count`, `tick_error_count`,
+    /// `refuse_count`, `policy_clamped_count`, `hmac_reject_count`.
     #[serde(flatten)]
     pub counters: BTreeMap<String, u64>,
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use openwatch_bus::Bus;
 use openwatch_bus::consume::Pulse;
-use openwatch_store::Store;
+use openwatch_store::counter::{self, Counter};
+use openwatch_store::{Store, StoreError};
 use openwatch_trust::SchedulerKeys;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -94,7 +95,7 @@ async fn dispatch_loop(
         let round = async { fall_due(it, &*policy.in_force().await?).await };
         let wait = match round.await {
             Ok(again) => again.unwrap_or(TICK),
-            Err(error) => told("dispatching", &error),
+            Err(error) => told(it, "dispatching", &error).await,
         };
         let next = Instant::now() + wait;
         while Instant::now() < next {
@@ -122,7 +123,7 @@ async fn issue_loop(
         let wait = match round.await {
             Ok(true) => AGAIN,
             Ok(false) => SIGN_OF_LIFE,
-            Err(error) => told("issuing jobs", &error),
+            Err(error) => told(it, "issuing jobs", &error).await,
         };
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -133,13 +134,22 @@ async fn issue_loop(
     Ok(())
 }
 
-/// SCH-13: a bad round is told and the loop goes on; the policy was verified before the loops began.
-fn told(what: &str, error: &StageError) -> Duration {
+/// SCH-13: a bad round is told, counted, and the loop goes on; the policy was verified before the loops began.
+async fn told(it: &Scheduler, what: &str, error: &StageError) -> Duration {
     if matches!(error, StageError::Store(error) if error.is_transient()) {
         tracing::warn!(%error, "{what} waits for the database");
-    } else {
-        metrics::counter!("openwatch_scheduler_tick_errors_total").increment(1);
-        tracing::error!(%error, "{what}: a round of the scheduler failed");
+        return AGAIN;
+    }
+    metrics::counter!("openwatch_scheduler_tick_errors_total").increment(1);
+    tracing::error!(%error, "{what}: a round of the scheduler failed");
+    if let Err(error) = counted(&it.store).await {
+        tracing::warn!(%error, "a round that failed was not counted for everybody");
     }
     AGAIN
+}
+
+async fn counted(store: &Store) -> Result<(), StoreError> {
+    let mut tx = store.begin().await?;
+    counter::add(&mut tx, &[(Counter::TickErrors, 1)]).await?;
+    tx.commit().await
 }

@@ -1,13 +1,17 @@
 //! Secrets of every kind are planted, used, refused and rotated, and then looked for in everything that the system wrote.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use openwatch_bus::User;
 use openwatch_tests::{Program, Stack, eventually, sshd};
+use serde_json::{Value, json};
 
+use crate::trunk::base64;
 use crate::trunk::ground::Ground;
+use crate::trunk::rest::Rest;
 use crate::trunk::tables::{self, execute};
 use crate::vault::{columns_with, files_with, forms, holds, messages_with};
 
@@ -33,6 +37,27 @@ fn file(dir: &Path, name: &str, text: &str) -> String {
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     path.display().to_string()
+}
+
+/// Keys derived from the data-encryption keys and the key that signs policies, each with the files that are there to hold it.
+fn keys_of(dir: &Path) -> Vec<Canary> {
+    let mut found = BTreeMap::<String, Canary>::new();
+    let mut files = vec!["policy/policy.key".to_owned()];
+    let names = std::fs::read_dir(dir).unwrap().flatten().map(|it| it.file_name().display().to_string());
+    files.extend(names.filter(|name| name.ends_with(".json")));
+    for name in files {
+        let file: Value = serde_json::from_slice(&std::fs::read(dir.join(&name)).unwrap()).unwrap();
+        let entries = file["keys"].as_array().cloned().unwrap_or_else(|| vec![file.clone()]);
+        for (field, value) in entries.iter().flat_map(|entry| entry.as_object().unwrap()) {
+            let Some(text) = value.as_str().filter(|text| text.len() >= 40) else { continue };
+            if !field.ends_with("public") {
+                let what = format!("{field} of keys/{name}");
+                let it = found.entry(text.to_owned()).or_insert_with(|| canary(&what, text, &[]));
+                it.kept_in.push(format!("keys/{name}"));
+            }
+        }
+    }
+    found.into_values().collect()
 }
 
 /// Every file below that holds it. The database alone is tens of megabytes, and there are many secrets: grep is quick.
@@ -102,12 +127,31 @@ async fn no_secret_of_any_kind_lies_where_it_does_not_belong() {
     stack.json(&[&["host", "add", "shut"], &host[..], &["--credential", "pw"]].concat()).await;
     assert_eq!(stack.ended_scans("web", 1).await[0]["state"], "completed");
     assert_eq!(stack.ended_scans("shut", 1).await[0]["failure"], "auth_failed");
+    // Where alerts go, and a token for somebody else; one channel is tried, though nobody is there.
+    let (hook, mail) = (fresh("hook"), fresh("mail"));
+    let routing = canary("routing", uuid::Uuid::new_v4().simple().to_string(), &[]);
+    let signing = canary("signing", format!("whsec_{}", base64(fresh("").text.as_bytes())), &[]);
+    let address = file(outside.path(), "address", &format!("http://127.0.0.1:9/{}", hook.text));
+    let add = ["channel", "add", "webhook", "hook", "--address-file", &address, "--allow-private"];
+    stack.json(&[&add[..], &["--secret-file", &of(&signing)]].concat()).await;
+    assert_eq!(stack.cli(&["channel", "test", "hook"]).await.0, Some(75));
+    stack.json(&["channel", "add", "pagerduty", "duty", "--routing-key-file", &of(&routing)]).await;
+    let add = ["channel", "add", "email", "mail", "--server", "127.0.0.1", "--port", "9", "--allow-private"];
+    let from =
+        ["--from", "a@example.org", "--to", "b@example.org", "--user", "u", "--password-file", &of(&mail)];
+    stack.json(&[&add[..], &from].concat()).await;
+    stack.cli(&["channel", "test", "mail"]).await;
+    let made = Rest::of(&stack.client()).post("/tokens", json!({ "name": "eve", "role": "viewer" })).await;
+    let token = canary("another token", made["secret"].as_str().unwrap(), &[]);
     let (code, stdout, stderr) = stack.cli(&["credential", "rotate-key"]).await;
     assert_eq!(code, Some(0), "{stdout}{stderr}");
 
     let data = stack.data_dir();
     let read = |name: &str| std::fs::read_to_string(data.join(name)).unwrap();
-    let mut all = vec![key, passphrase, password, sudo, second, refused];
+    let mut all = vec![key, passphrase, password, sudo, second, refused, hook, routing, mail, signing, token];
+    let derived = keys_of(&data.join("keys"));
+    assert!(derived.len() > 2, "keys of this machine");
+    all.extend(derived);
     all.push(canary("API token", read("admin.token"), &["admin.token"]));
     all.push(canary("database password", read("postgres.password"), &["postgres.password"]));
     for seed in std::fs::read_dir(data.join("keys/nats")).unwrap().flatten() {

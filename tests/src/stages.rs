@@ -168,7 +168,8 @@ impl Stages {
     pub async fn publish(&self, rules: &[(&str, &str)]) {
         let files: Vec<_> = rules.iter().map(|(id, run)| rule(id, run)).collect();
         let store = self.world.store(Role::Api).await;
-        note_publication(&store, &self.admin, &self.keys, &files)
+        let key = self.keys.policy_key().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        note_publication(&store, &self.admin, &key, &files)
             .await
             .unwrap_or_else(|failure| panic!("{:#}", failure.error));
         // What the API would tell of it; it does not run here.

@@ -11,6 +11,7 @@ use openwatch_trust::revocation::Revocations;
 use openwatch_trust::{PolicyKey, TrustedKeys};
 use tokio::sync::Mutex;
 
+use crate::SignerWatch;
 use crate::loaded::Loaded;
 
 /// Largest bundle that is fetched or published, compressed.
@@ -103,13 +104,13 @@ type Key = (String, BTreeMap<String, String>);
 /// Fetches corpora for a worker. Memory only: a worker writes no file.
 pub struct Corpora {
     bus: Bus,
-    signers: Arc<Signers>,
+    signers: SignerWatch,
     loaded: Mutex<VecDeque<(Key, Arc<Loaded>)>>,
 }
 
 impl Corpora {
     /// Trusting these signers.
-    pub fn new(bus: Bus, signers: Arc<Signers>) -> Self {
+    pub fn new(bus: Bus, signers: SignerWatch) -> Self {
         Self { bus, signers, loaded: Mutex::default() }
     }
 
@@ -142,7 +143,8 @@ impl Corpora {
         let packed = self.bus.get_object(BUCKET_CORPORA, digest, BUNDLE_LIMIT).await?;
         let packed = packed.ok_or_else(|| CorpusError::Missing { digest: digest.to_owned() })?;
         let bytes = zstd::bulk::decompress(&packed, UNPACKED_LIMIT).map_err(|e| unreadable(e.to_string()))?;
-        let verified = verify_bundle(&bytes, digest, &self.signers.trusted, &self.signers.revoked);
+        let signers = self.signers.fresh().map_err(|e| untrusted(e.to_string()))?;
+        let verified = verify_bundle(&bytes, digest, &signers.trusted, &signers.revoked);
         let verified = verified.map_err(|e| untrusted(e.to_string()))?;
         let files: Vec<_> =
             verified.files.into_iter().map(|f| CorpusFile { path: f.path, text: f.text }).collect();

@@ -14,7 +14,7 @@ use openwatch_trust::policy::{PolicyRefused, verify};
 use openwatch_trust::revocation::{Revocations, RevocationsRefused};
 use tokio_util::sync::CancellationToken;
 
-pub use self::accept::{Source, accept};
+pub use self::accept::{Source, accept, accept_stored};
 use crate::{SignerWatch, SignersRefused, StageError};
 
 const STAGE: &str = "scheduler";
@@ -125,7 +125,7 @@ impl PolicyWatch {
     }
 
     fn verified(&self, row: PolicyRow, revoked: &Revocations) -> Result<Arc<Policy>, StageError> {
-        let signers = self.signers.current().map_err(PolicyError::Signers)?;
+        let signers = self.signers.fresh().map_err(PolicyError::Signers)?;
         let revoked = signers.revoked.merged(revoked);
         let verified = verify(&row.document, &row.signature, &signers.trusted, &revoked, None)
             .map_err(PolicyError::Stored)?;

@@ -77,6 +77,29 @@ impl SignerWatch {
         Ok(self.keep(Signers { trusted: files.trusted, revoked }))
     }
 
+    /// Whose signatures count, as the files say now: keys come and go while a process runs. Files that cannot be used, and a
+    /// list of revoked keys that is older than the one known, change nothing.
+    ///
+    /// # Errors
+    /// The files cannot be used, and never could.
+    pub fn fresh(&self) -> Result<Arc<Signers>, SignersRefused> {
+        let known = self.current()?;
+        let read = (self.read)().and_then(|files| {
+            let revoked = match &files.list {
+                Some(list) => verified(list, &files.trusted, &known.revoked)?,
+                None => known.revoked.clone(),
+            };
+            Ok(Signers { trusted: files.trusted, revoked })
+        });
+        Ok(match read {
+            Ok(signers) => self.keep(signers),
+            Err(error) => {
+                tracing::warn!(%error, "the signers from before stay");
+                known
+            }
+        })
+    }
+
     /// What the files say now; what counts does not change by this.
     pub(crate) fn files(&self) -> Result<SignerFiles, SignersRefused> {
         (self.read)()

@@ -43,7 +43,7 @@ pub enum Accepted {
 }
 
 /// Puts a verified policy in force if its version is above every other. Whoever comes second with the same one finds
-/// it unchanged. Called by the scheduler at start and on reload, and by the API.
+/// it unchanged. Called by the scheduler at start and on reload.
 ///
 /// # Errors
 /// The version is malformed, or the database is away.
@@ -87,6 +87,22 @@ pub async fn accept(tx: &mut Tx<'_>, policy: &PolicyRow) -> Result<Accepted, Sto
     .execute(tx.connection())
     .await?;
     Ok(Accepted::InForce { previous: active.map(|a| a.version) })
+}
+
+/// Keeps another key's signature of the document in force. Called by the scheduler.
+///
+/// # Errors
+/// The database is away.
+pub async fn sign_anew(tx: &mut Tx<'_>, policy: &PolicyRow) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update policy_history set signature = $2, key_fingerprint = $3 where version = $1 and superseded_at is null",
+        policy.version,
+        policy.signature,
+        policy.key_fingerprint,
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
 }
 
 /// The policy in force, to be verified again by whoever reads it. Called by every stage at start and on

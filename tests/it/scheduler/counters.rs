@@ -22,7 +22,7 @@ async fn metric(port: u16, line: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {line:?} in {text}"))
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -1,15 +1,16 @@
 //! Signing keys come and go: rotation, revocation, and what a stolen or an old list achieves.
 
-use openwatch_tests::{Program, eventually};
+use openwatch_tests::{Program, eventually, sshd};
 use openwatch_trust::policy::signature_path;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::audited;
-use super::policy::{STARTUP_FAILED, follow, refused};
+use super::counters::free_port;
+use super::policy::{STARTUP_FAILED, follow, refused, refuses, reload};
+use super::{audited, hosts};
 use crate::trunk::fleet::{Fleet, ran};
 use crate::trunk::ground::Ground;
-use crate::trunk::tables::texts;
+use crate::trunk::tables::{count, execute, texts};
 
 const IN_FORCE: &str = "select version from policy_history where superseded_at is null";
 
@@ -48,7 +49,19 @@ async fn the_next_key_takes_over_and_the_old_one_goes() {
     let old = stdout.split_whitespace().last().unwrap().to_owned();
     let next = keygen(&fleet, "next").await;
     fleet.spawn("scheduler");
+    let health = free_port();
+    fleet.spawn_more("drift", &["--health-listen", &format!("127.0.0.1:{health}")]);
     fleet.all_running().await;
+    let follows = |wanted: bool| {
+        eventually("the other process", move || async move {
+            let ready = format!("http://127.0.0.1:{health}/health/ready");
+            let text = reqwest::get(ready).await.ok()?.text().await.ok()?;
+            let told: Value = serde_json::from_str(&text).ok()?;
+            let policy = told["checks"].as_array()?.iter().find(|check| check["name"] == "policy")?;
+            (policy["ok"] == wanted).then_some(())
+        })
+    };
+    follows(true).await;
 
     // Signed by the next key: a stranger's, until it is trusted and the key files are read again.
     follow(&fleet, "1.1.0", "").await;
@@ -69,6 +82,11 @@ async fn the_next_key_takes_over_and_the_old_one_goes() {
     .await;
     let signer = "select key_fingerprint from policy_history where superseded_at is null";
     assert_eq!(texts(&mut fleet.db().await, signer).await, [next]);
+    // A process that was not told of the key does not follow its policy, and does as soon as it is, without a restart.
+    follows(false).await;
+    let trust = Program::new(["policy", "trust"]).arg(key(&fleet, "next").with_extension("key.pub"));
+    ran(trust.arg("--keys").arg(fleet.keys("stages"))).await;
+    follows(true).await;
 
     // The old key goes: what it signs, however new, is refused and told with its key and version.
     revoke(&fleet, &old, "next").await;
@@ -165,4 +183,97 @@ async fn a_revoked_key_never_comes_back() {
     scheduler.line("policy in force").await;
     scheduler.terminate().await;
     assert_eq!(texts(&mut fleet.db().await, IN_FORCE).await, ["1.1.0"]);
+}
+
+// @spec policy
+// @ac AC-09
+#[tokio::test]
+async fn without_a_file_a_scheduler_goes_by_what_it_can_verify() {
+    println!("@spec policy");
+    println!("@ac AC-09");
+    let fleet = Fleet::prepare(&Ground::new(1).rules()).await;
+    let bare = || fleet.tool(&["scheduler"]).arg("--keys").arg(fleet.keys("scheduler"));
+    let scans = |wanted: i64| {
+        let fleet = &fleet;
+        eventually("scans", move || async move {
+            let queued =
+                count(&mut fleet.db().await, "select count(*) from scan where tag is not null").await;
+            (queued == wanted).then_some(())
+        })
+    };
+    refuses(&fleet, bare(), "nothing was ever accepted", "policy_missing", "--policy").await;
+    reload(&fleet).await;
+    hosts(&mut fleet.db().await, 1).await;
+    let mut scheduler = bare().spawn();
+    scans(1).await;
+    scheduler.terminate().await;
+
+    // The key that signed what is in force goes.
+    let signer = "select key_fingerprint from policy_history where superseded_at is null";
+    let old = texts(&mut fleet.db().await, signer).await.remove(0);
+    let next = keygen(&fleet, "next").await;
+    let trust = Program::new(["policy", "trust"]).arg(key(&fleet, "next").with_extension("key.pub"));
+    ran(trust.arg("--keys").arg(fleet.keys("scheduler"))).await;
+    revoke(&fleet, &old, "next").await;
+    refuses(&fleet, bare(), "a revoked key's policy in force", "revoked_key", "in force").await;
+    refused(&fleet, "the same in its file", "revoked_key", "1.0.0").await;
+
+    // The same document, signed by the key that counts, is in force for whoever starts from now on.
+    sign(&fleet, "next").await;
+    let mut scheduler = fleet.program("scheduler").spawn();
+    eventually("the new signature", || async {
+        (texts(&mut fleet.db().await, signer).await == [next.clone()]).then_some(())
+    })
+    .await;
+    scheduler.terminate().await;
+    let loaded = audited(&mut fleet.db().await, "policy.loaded").await;
+    let told: Vec<_> = loaded.iter().map(|row| (&row["new_version"], &row["key_fingerprint"])).collect();
+    assert_eq!(told, [(&"1.0.0".into(), &old.into()), (&"1.0.0".into(), &next.into())], "{loaded:?}");
+    let insert = "insert into host (id, name, address, created_by) values (gen_random_uuid(), 'later', '192.0.2.1', 'test')";
+    execute(&mut fleet.db().await, insert).await;
+    let mut scheduler = bare().spawn();
+    scans(2).await;
+    scheduler.terminate().await;
+}
+
+// @spec policy
+// @ac AC-10
+#[tokio::test]
+async fn rules_signed_by_a_revoked_key_are_not_run_until_another_signs_them() {
+    println!("@spec policy");
+    println!("@ac AC-10");
+    let (ground, sshd) = (Ground::new(1), sshd::Options::new().start());
+    let mut fleet = Fleet::prepare(&ground.rules()).await;
+    let next = keygen(&fleet, "next").await;
+    for stage in ["api", "vault", "writer", "scheduler", "executor-1"] {
+        fleet.spawn(stage);
+    }
+    fleet.all_running().await;
+    // What a worker that runs is given: the next key counts, the one that signed the rules no longer does.
+    let trusted = fleet.keys("executor");
+    let trust = Program::new(["policy", "trust"]).arg(key(&fleet, "next").with_extension("key.pub"));
+    ran(trust.arg("--keys").arg(&trusted)).await;
+    let mut db = fleet.db().await;
+    let old = texts(&mut db, "select key_fingerprint from corpus").await.remove(0);
+    let tool = Program::new(["policy", "revoke", &old, "--key"]).arg(key(&fleet, "next"));
+    ran(tool.arg("--keys").arg(&trusted)).await;
+    fleet.add_hosts(1, &sshd).await;
+    let ends = "select concat_ws(' ', state, failure_reason) from scan where finished_at is not null order by number";
+    let ended = |wanted: &'static [&'static str]| {
+        let fleet = &fleet;
+        eventually("the ends", move || async move {
+            let ends = texts(&mut fleet.db().await, ends).await;
+            (ends == wanted).then_some(())
+        })
+    };
+    ended(&["failed corpus_unavailable"]).await;
+    let detail = texts(&mut db, "select failure_detail from scan").await.remove(0);
+    assert!(detail.contains("revoked"), "{detail}");
+    assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
+
+    let publish = fleet.tool(&["rules", "publish", "--keys"]).arg(fleet.keys("master")).arg("--key");
+    ran(publish.arg(key(&fleet, "next")).arg(ground.rules())).await;
+    assert_eq!(texts(&mut db, "select key_fingerprint from corpus").await, [next]);
+    fleet.json(&["scan", "host-0"]).await;
+    ended(&["failed corpus_unavailable", "completed"]).await;
 }

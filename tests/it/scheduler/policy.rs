@@ -41,8 +41,13 @@ pub(crate) async fn reload(fleet: &Fleet) {
 
 /// Starts a scheduler that must refuse, and compares its words and its audit row.
 pub(crate) async fn refused(fleet: &Fleet, case: &str, reason: &str, word: &str) {
+    refuses(fleet, fleet.program("scheduler"), case, reason, word).await;
+}
+
+/// The same of one that is started like this.
+pub(crate) async fn refuses(fleet: &Fleet, scheduler: Program, case: &str, reason: &str, word: &str) {
     let before = audited(&mut fleet.db().await, STARTUP_FAILED).await.len();
-    let (code, stdout, stderr) = fleet.program("scheduler").run().await;
+    let (code, stdout, stderr) = scheduler.run().await;
     let all = format!("{case}: {code:?}\n{stdout}{stderr}");
     assert_eq!(code, Some(64), "{all}");
     let sentence =

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::{ClientArgs, DatabaseArgs, KeyArgs, NatsArgs};
+use crate::place::default_data_dir;
 
 /// Streams and consumers.
 #[derive(Debug, Subcommand)]
@@ -233,6 +234,9 @@ pub enum RulesCommand {
     Publish {
         /// Rule directory; the corpus in the binary when absent
         dir: Option<PathBuf>,
+        /// Private key file to sign with; that of the key directory when absent
+        #[arg(long)]
+        key: Option<PathBuf>,
         #[command(flatten)]
         database: DatabaseArgs,
         #[command(flatten)]
@@ -307,17 +311,18 @@ pub enum PolicyCommand {
     Sign {
         /// The policy
         file: PathBuf,
-        /// Private key file; that of the default data directory when absent
+        /// Private key file; that of the data directory when absent
         #[arg(long)]
         key: Option<PathBuf>,
+        #[command(flatten)]
+        place: DataDirArg,
     },
     /// Verify a policy as a stage would
     Verify {
         /// The policy
         file: PathBuf,
-        /// Key directory with the trusted keys and revocations
-        #[arg(long)]
-        keys: PathBuf,
+        #[command(flatten)]
+        place: KeysArgs,
     },
     /// Print a policy to begin with, or the one in force
     Show {
@@ -344,9 +349,8 @@ pub enum PolicyCommand {
     Trust {
         /// Its public key, as `policy keygen` wrote it (.pub)
         key: PathBuf,
-        /// Key directory
-        #[arg(long)]
-        keys: PathBuf,
+        #[command(flatten)]
+        place: KeysArgs,
     },
     /// Let the signatures of a key count no longer; this cannot be taken back
     Revoke {
@@ -355,10 +359,41 @@ pub enum PolicyCommand {
         /// Private key file of another trusted key, to sign the list with
         #[arg(long)]
         key: PathBuf,
-        /// Key directory
-        #[arg(long)]
-        keys: PathBuf,
+        #[command(flatten)]
+        place: KeysArgs,
     },
+}
+
+/// A data directory of `openwatch up`.
+#[derive(Debug, Args)]
+pub struct DataDirArg {
+    /// Data directory of `openwatch up`
+    #[arg(long, env = "OPENWATCH_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl DataDirArg {
+    /// The keys in it.
+    pub fn keys(self) -> PathBuf {
+        self.data_dir.unwrap_or_else(default_data_dir).join("keys")
+    }
+}
+
+/// Whose signatures count.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Key directory with the trusted keys and revocations; that of the data directory when absent
+    #[arg(long)]
+    keys: Option<PathBuf>,
+    #[command(flatten)]
+    place: DataDirArg,
+}
+
+impl KeysArgs {
+    /// The key directory.
+    pub fn dir(self) -> PathBuf {
+        self.keys.unwrap_or_else(|| self.place.keys())
+    }
 }
 
 /// Dead letters.

@@ -187,7 +187,7 @@ impl Wiring<'_> {
     /// What it needs is missing or away.
     pub async fn executor_with(&mut self, engine: Engine) -> Result<(), Failure> {
         let keys = self.fresh(&["executor.json"], KeyDir::executor)?;
-        let signers = self.signers()?.current().map_err(Failure::usage)?;
+        let signers = self.signers()?;
         let bus = connect::bus(self.settings, self.keys, User::Executor).await?;
         self.watch_bus(&bus);
         let (late, name) = (self.process.late.clone(), self.settings.worker.clone());

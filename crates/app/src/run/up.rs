@@ -10,6 +10,7 @@ use openwatch_pipeline::corpus::publish;
 use openwatch_pipeline::trail;
 use openwatch_store::corpus::{self, CorpusRow};
 use openwatch_store::{Role, Store, migrate};
+use openwatch_trust::PolicyKey;
 use openwatch_trust::policy::default_policy_yaml;
 use zeroize::Zeroizing;
 
@@ -252,28 +253,29 @@ async fn publish_corpus(
     let mut tx = store.begin().await.map_err(store_failure)?;
     let newest = corpus::newest(&mut tx).await.map_err(store_failure)?;
     drop(tx);
-    // The row alone is no proof: the streams may have been made anew since.
+    // The row alone is no proof: the streams may have been made anew since. Nor does what another key signed count for ever.
     let there = bus.list_objects(BUCKET_CORPORA).await.map_err(bus_failure)?;
-    if newest.is_some_and(|row| row.digest == loaded.digest())
-        && there.iter().any(|name| name == loaded.digest())
-    {
+    let ours = |row: &CorpusRow| {
+        row.digest == loaded.digest()
+            && keys.policy_key().map_or(true, |key| row.key_fingerprint == key.fingerprint().to_string())
+    };
+    if newest.is_some_and(|row| ours(&row)) && there.iter().any(|name| name == loaded.digest()) {
         return Ok(());
     }
-    note_publication(store, bus, keys, &files).await.map(drop)
+    note_publication(store, bus, &keys.policy_key()?, &files).await.map(drop)
 }
 
 /// Signs and publishes a corpus, and notes it in the database.
 ///
 /// # Errors
-/// Without the policy key, or with a server away.
+/// With a server away.
 pub async fn note_publication(
     store: &Store,
     bus: &openwatch_bus::Bus,
-    keys: &KeyDir,
+    key: &PolicyKey,
     files: &[openwatch_rules::CorpusFile],
 ) -> Result<openwatch_pipeline::corpus::Published, Failure> {
-    let published =
-        publish(bus, files, &keys.policy_key()?).await.map_err(|e| Failure::new(UNAVAILABLE, e))?;
+    let published = publish(bus, files, key).await.map_err(|e| Failure::new(UNAVAILABLE, e))?;
     let mut tx = store.begin().await.map_err(store_failure)?;
     let row = CorpusRow {
         digest: published.digest.clone(),

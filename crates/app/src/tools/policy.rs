@@ -16,7 +16,6 @@ use crate::client::{Client, table};
 use crate::config::{Flags, load};
 use crate::exit::{Failure, TRY_AGAIN};
 use crate::keydir::KeyDir;
-use crate::place::default_data_dir;
 use crate::run::connect;
 
 /// How long the schedulers may take to say what became of a reload.
@@ -29,11 +28,11 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub async fn run(command: PolicyCommand) -> Result<(), Failure> {
     match command {
         PolicyCommand::Keygen { out, name } => keygen(&out, &name),
-        PolicyCommand::Sign { file, key } => {
-            let own = || KeyDir::new(default_data_dir().join("keys")).policy_key_file();
+        PolicyCommand::Sign { file, key, place } => {
+            let own = || KeyDir::new(place.keys()).policy_key_file();
             sign_file(&file, &PolicyKey::load(&key.unwrap_or_else(own))?)
         }
-        PolicyCommand::Verify { file, keys } => check(&file, &KeyDir::new(keys)),
+        PolicyCommand::Verify { file, place } => check(&file, &KeyDir::new(place.dir())),
         PolicyCommand::Show { in_force: false, .. } => {
             table::line(default_policy_yaml().trim_end());
             Ok(())
@@ -43,8 +42,10 @@ pub async fn run(command: PolicyCommand) -> Result<(), Failure> {
             put_in_force(&file, keys, database).await
         }
         PolicyCommand::Reload { client, .. } => ask(&client).await,
-        PolicyCommand::Trust { key, keys } => trust(&key, &KeyDir::new(keys)),
-        PolicyCommand::Revoke { fingerprint, key, keys } => revoke(&fingerprint, &key, &KeyDir::new(keys)),
+        PolicyCommand::Trust { key, place } => trust(&key, &KeyDir::new(place.dir())),
+        PolicyCommand::Revoke { fingerprint, key, place } => {
+            revoke(&fingerprint, &key, &KeyDir::new(place.dir()))
+        }
     }
 }
 

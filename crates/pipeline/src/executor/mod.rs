@@ -18,10 +18,10 @@ use openwatch_model::{HostId, Timestamp};
 use openwatch_trust::{ExecutorKeys, Signed, Tag};
 use tokio_util::sync::CancellationToken;
 
-use crate::StageError;
-use crate::corpus::{Corpora, Signers};
+use crate::corpus::Corpora;
 use crate::keys::Held;
 use crate::measure::Engine;
+use crate::{SignerWatch, StageError};
 
 pub(crate) const STAGE: &str = "executor";
 /// How long a job waits when its host is being measured by this very worker.
@@ -40,7 +40,7 @@ pub struct Executor {
     /// Verify jobs, sign what is no verdict, ask the vault.
     pub keys: Held<ExecutorKeys>,
     /// Whose corpora count.
-    pub signers: Arc<Signers>,
+    pub signers: SignerWatch,
     /// Name in results.
     pub name: String,
     /// Scans at a time.

@@ -1,6 +1,6 @@
 //! Putting a policy in force, or refusing it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use openwatch_bus::message::event::{PolicyAccepted, PolicyRejected};
 use openwatch_model::audit::{
@@ -19,6 +19,9 @@ use super::{PolicyError, STAGE};
 use crate::out::Out;
 use crate::signers::{SignerFiles, SignersRefused, verified};
 use crate::{SignerWatch, Signers, StageError};
+
+/// Stands for the path of a policy that is in no file.
+const IN_FORCE: &str = "in force";
 
 /// When a policy was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +51,48 @@ pub async fn accept(
             Err(refused) => (path.to_owned(), refused),
         },
     };
-    let (path, refused) = refusal;
+    refuse(store, refusal, source).await
+}
+
+/// What [`accept`] is to a process that was given no policy file: it goes by the policy in force, if there is one that it
+/// can verify itself.
+///
+/// # Errors
+/// As [`accept`], at boot.
+pub async fn accept_stored(store: &Store, signers: &SignerWatch) -> Result<VerifiedPolicy, StageError> {
+    let refusal = match take_signers(store, signers).await? {
+        Err(SignersRefused { path, refused }) => (path, refused),
+        Ok(signers) => match verify_stored(store, &signers).await? {
+            Ok(verified) => return Ok(verified),
+            Err(refused) => (IN_FORCE.into(), refused),
+        },
+    };
+    refuse(store, refusal, Source::Boot).await
+}
+
+async fn refuse(
+    store: &Store,
+    (path, refused): (PathBuf, PolicyRefused),
+    source: Source,
+) -> Result<VerifiedPolicy, StageError> {
     audit_refusal(store, &path, &refused, source).await?;
     Err(PolicyError::Refused { path, refused }.into())
+}
+
+async fn verify_stored(
+    store: &Store,
+    signers: &Signers,
+) -> Result<Result<VerifiedPolicy, PolicyRefused>, StageError> {
+    let mut tx = store.begin_read().await?;
+    let Some(row) = history::in_force(&mut tx).await? else {
+        return Ok(Err(PolicyRefused {
+            class: RefusalClass::PolicyMissing,
+            detail: "none was ever accepted; give the scheduler one with `--policy FILE`".to_owned(),
+            fingerprint: None,
+            attempted_version: None,
+        }));
+    };
+    Ok(verify(&row.document, &row.signature, &signers.trusted, &signers.revoked, None))
 }
 
 /// Whose signatures count from now on: never fewer keys revoked than before, whoever accepted the list (POL-13).
@@ -115,14 +157,6 @@ async fn take_policy(
         Ok(verdict) => verdict,
         Err(refused) => return Ok(Err(refused)),
     };
-    if verified.unchanged {
-        // A file that was refused may have been put right by taking the change back.
-        let mut out = Out::new(STAGE, format!("policy {}", verified.version)).under(&verified.version);
-        let version = verified.version.clone();
-        out.event(&tx, None, PolicyAccepted { version, previous_version: None });
-        out.commit(tx).await?;
-        return Ok(Ok(verified));
-    }
     let row = PolicyRow {
         version: verified.version.clone(),
         document: verified.document.clone(),
@@ -132,15 +166,27 @@ async fn take_policy(
         loaded_at: tx.now(),
         superseded_at: None,
     };
-    // Nobody else decides meanwhile: the lock is held since before the version was compared.
-    history::accept(&mut tx, &row).await?;
     let mut out = Out::new(STAGE, format!("policy {}", verified.version)).under(&verified.version);
     let loaded = PolicyLoaded {
         policy_type: "schedules",
         new_version: verified.version.clone(),
-        previous_version: active.map(|a| a.version),
+        previous_version: active.as_ref().map(|a| a.version.clone()),
         key_fingerprint: verified.key_fingerprint.to_string(),
     };
+    if verified.unchanged {
+        // Signed anew by another key: who starts later must find a signature that counts, also when the first one's key is
+        // revoked.
+        if active.is_some_and(|a| a.key_fingerprint != row.key_fingerprint) {
+            history::sign_anew(&mut tx, &row).await?;
+            out.audit(&tx, &loaded);
+        }
+        // A file that was refused may have been put right by taking the change back.
+        out.event(&tx, None, PolicyAccepted { version: row.version, previous_version: None });
+        out.commit(tx).await?;
+        return Ok(Ok(verified));
+    }
+    // Nobody else decides meanwhile: the lock is held since before the version was compared.
+    history::accept(&mut tx, &row).await?;
     out.audit(&tx, &loaded);
     let (version, previous_version) = (loaded.new_version, loaded.previous_version);
     out.event(&tx, None, PolicyAccepted { version, previous_version });

@@ -24,7 +24,7 @@ use self::calls::{Calls, answer_calls};
 use self::due::fall_due;
 use self::issue::issue_all;
 use crate::keys::Held;
-use crate::policy::{PolicyWatch, Source, accept};
+use crate::policy::{PolicyWatch, Source, accept, accept_stored};
 use crate::{SignerWatch, StageError};
 
 const STAGE: &str = "scheduler";
@@ -47,7 +47,7 @@ pub struct Scheduler {
     pub keys: Held<SchedulerKeys>,
     /// Whose policies count.
     pub signers: SignerWatch,
-    /// The signed policy; absent means that somebody else puts it in force.
+    /// The signed policy; without one, the scheduler goes by what others put in force before it started.
     pub policy_file: Option<PathBuf>,
     /// Ticks with every round, for health.
     pub pulse: Pulse,
@@ -61,11 +61,11 @@ impl Scheduler {
     /// # Errors
     /// Without a usable policy at start; later only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        if let Some(path) = &self.policy_file {
-            accept(&self.store, path, &self.signers, Source::Boot).await?;
-        }
+        match &self.policy_file {
+            Some(path) => accept(&self.store, path, &self.signers, Source::Boot).await?,
+            None => accept_stored(&self.store, &self.signers).await?,
+        };
         let policy = PolicyWatch::new(self.store.clone(), self.signers.clone());
-        policy.wait(&shutdown).await?;
         let calls = Calls::default();
         let consuming =
             reschedule::run(self.store.clone(), self.bus.clone(), policy.clone(), shutdown.clone());

@@ -11,6 +11,7 @@ use openwatch_bus::User;
 use openwatch_model::host::Platform;
 use openwatch_rules::{Corpus, Variables};
 use openwatch_store::Role;
+use openwatch_trust::PolicyKey;
 
 use crate::cli::RulesCommand;
 use crate::client::table;
@@ -32,14 +33,15 @@ pub async fn run(command: RulesCommand) -> Result<u8, Failure> {
             show::run(&corpus(rules.as_deref())?, &id, json).map(|()| 0)
         }
         RulesCommand::Plan(args) => plan::run(&corpus(args.rules.as_deref())?, &args).map(|()| 0),
-        RulesCommand::Publish { dir, database, nats, keys } => {
+        RulesCommand::Publish { dir, key, database, nats, keys } => {
             let files = corpus_files::load(dir.as_deref())?;
             tell_problems(&Corpus::load(&files, &Variables::builtin()));
             let settings = load(Flags::of_publish(database, nats, keys))?;
             let keys = connect::keys(&settings)?;
+            let key = PolicyKey::load(&key.unwrap_or_else(|| keys.policy_key_file()))?;
             let bus = connect::bus(&settings, &keys, User::Admin).await?;
             let store = connect::store(&settings, Role::Api, 1).await?;
-            let published = note_publication(&store, &bus, &keys, &files).await?;
+            let published = note_publication(&store, &bus, &key, &files).await?;
             table::line(&format!("{} rules published as {}", published.rules, published.digest));
             Ok(0)
         }

@@ -21,7 +21,7 @@ use openwatch_model::transaction::{Change, change};
 use openwatch_model::{Evidence, HostId, Outcome, ScanId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, Found, Source};
-use openwatch_store::finding::{self, Finding};
+use openwatch_store::finding::{self, Finding, RawOutcome};
 use openwatch_store::host::{self, NewHost};
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
 use openwatch_store::{Role, Store, StoreError};
@@ -131,6 +131,11 @@ impl Rig {
     }
 }
 
+/// Outcomes as a message brings them: their evidence is text.
+fn as_sent(outcomes: &[Outcome]) -> Vec<RawOutcome> {
+    serde_json::from_str(&serde_json::to_string(outcomes).unwrap()).unwrap()
+}
+
 /// The writer's work, as the pipeline does it.
 async fn apply_result(
     writer: &Store,
@@ -138,7 +143,8 @@ async fn apply_result(
     host: HostId,
     outcomes: &[Outcome],
 ) -> Result<Applied, StoreError> {
-    let findings = finding::prepare(outcomes).unwrap();
+    let said = as_sent(outcomes);
+    let findings = finding::prepare(&said).unwrap();
     let mut tx = writer.begin().await?;
     let open = match end::open(&mut tx, scan, Some(host)).await? {
         Ending::Open(open) => open,

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use openwatch_bus::message::result::{Final, decode_final};
 use openwatch_bus::message::vault::{Reply, Request};
 use openwatch_bus::message::{KEY_ID, MAC};
 use openwatch_bus::subject::VAULT_RELEASE;
@@ -85,8 +86,8 @@ pub(crate) async fn messages_with(admin: &Bus, forms: &[Bytes]) -> Vec<String> {
             if holds(&stored.payload, forms) || holds(headers.as_bytes(), forms) {
                 found.push(format!("{stream} {sequence}"));
             }
-            let result = openwatch_bus::message::result::decode_final(&stored.payload);
-            if result.is_ok_and(|result| holds(format!("{result:?}").as_bytes(), forms)) {
+            let Ok(Final::Whole(unread)) = decode_final(&stored.payload) else { continue };
+            if holds(format!("{:?}", unread.read().unwrap()).as_bytes(), forms) {
                 found.push(format!("{stream} {sequence}, unpacked"));
             }
         }

@@ -86,9 +86,9 @@ impl Severity {
 /// Framework id (`cis_rhel9`, `nist_800_53`) to the controls that the rule speaks to, both sorted.
 pub type FrameworkRefs = BTreeMap<String, Vec<String>>;
 
-/// One rule's result.
+/// One rule's result. `E` is its evidence: [`Evidence`], or its text where nobody has to look into it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct Outcome<E = Evidence> {
     /// Rule id.
     pub rule: String,
     /// Verdict.
@@ -106,36 +106,45 @@ pub struct Outcome {
     #[serde(default)]
     pub framework_refs: FrameworkRefs,
     /// What was run and what it said.
-    #[serde(default, deserialize_with = "object")]
-    pub evidence: Evidence,
-}
-
-/// Evidence is an object (TLW-14): a derived reader would take a list for its fields in order as well.
-fn object<'de, D: Deserializer<'de>>(reader: D) -> Result<Evidence, D::Error> {
-    struct Object;
-
-    impl<'de> Visitor<'de> for Object {
-        type Value = Evidence;
-
-        fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-            formatter.write_str("evidence, an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Evidence, A::Error> {
-            Evidence::deserialize(MapAccessDeserializer::new(map))
-        }
-    }
-
-    reader.deserialize_map(Object)
+    #[serde(default)]
+    pub evidence: E,
 }
 
 /// Proof of an outcome. Holds nothing that differs between two equal measurements: no times, no lanes.
 /// Published as `specs/schemas/evidence.json`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Evidence {
     /// One entry per logical command, in order.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckEvidence>,
+}
+
+/// Evidence is an object (TLW-14): a derived reader would take a list for its fields in order as well.
+impl<'de> Deserialize<'de> for Evidence {
+    fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Fields {
+            #[serde(default)]
+            checks: Vec<CheckEvidence>,
+        }
+
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = Evidence;
+
+            fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+                formatter.write_str("evidence, an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Evidence, A::Error> {
+                let Fields { checks } = Fields::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Evidence { checks })
+            }
+        }
+
+        reader.deserialize_map(Object)
+    }
 }
 
 /// One logical command of a rule.

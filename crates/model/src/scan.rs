@@ -214,6 +214,16 @@ pub struct RuleTiming {
     pub lane: u8,
 }
 
+/// Timings kept of a scan: all of them would be most of what an unchanged scan writes, and nobody asks for the fast ones.
+pub const TIMINGS_KEPT: usize = 5;
+
+/// The [`TIMINGS_KEPT`] slowest, the slowest first.
+pub fn slowest(mut all: Vec<RuleTiming>) -> Vec<RuleTiming> {
+    all.sort_by_key(|timing| std::cmp::Reverse(timing.duration_ms));
+    all.truncate(TIMINGS_KEPT);
+    all
+}
+
 /// A finished measurement of one host, as `measure` returns it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measurement {
@@ -223,7 +233,7 @@ pub struct Measurement {
     pub capabilities: BTreeMap<String, bool>,
     /// One per selected rule, in rule id order.
     pub outcomes: Vec<Outcome>,
-    /// One per rule that ran something.
+    /// One per rule that ran something; of what is sent to the writer the [`slowest`].
     pub timings: Vec<RuleTiming>,
     /// Checks lost to transport and checks planned; more than a fifth lost fails the scan.
     pub lost_checks: u32,

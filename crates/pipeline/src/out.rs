@@ -12,6 +12,7 @@ use openwatch_model::{HostId, Timestamp};
 use openwatch_store::audit::{AuditRow, Context};
 use openwatch_store::outbox::{self, OutboxMessage};
 use openwatch_store::{StoreError, Tx, audit};
+use serde_json::Value;
 use uuid::Uuid;
 
 /// Collects what a `tx` sends on; [`Out::commit`] writes it to the outbox and commits.
@@ -129,7 +130,7 @@ impl Out {
 }
 
 /// Rows of one code share severity, actor and cause: they come from one `tx` of one stage.
-fn records(tx: &Tx<'_>, code: &str, rows: &[AuditRow]) -> Records {
+fn records<'a>(tx: &Tx<'_>, code: &str, rows: &'a [AuditRow]) -> Records<&'a Value> {
     let first = rows.first();
     let of = |pick: fn(&AuditRow) -> String| first.map(pick).unwrap_or_default();
     Records {
@@ -140,7 +141,7 @@ fn records(tx: &Tx<'_>, code: &str, rows: &[AuditRow]) -> Records {
         cause: first.and_then(|row| row.cause.clone()),
         actor_type: of(|row| row.actor_type.clone()),
         actor: of(|row| row.actor.clone()),
-        details: rows.iter().map(|row| row.detail.clone()).collect(),
+        details: rows.iter().map(|row| &row.detail).collect(),
     }
 }
 

@@ -124,7 +124,7 @@ pub async fn compare(
 pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
     // What nearly every scan does, in one statement. Counts are those on record; the digest is the one before, which the
     // ledger has there.
-    let ended = sqlx::query!(
+    sqlx::query!(
         "with recovered as (
            update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
            where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
@@ -142,12 +142,10 @@ pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) 
            select $3, $1, $2, $8, 'completed', true, m.full_seq, m.pass, m.fail, m.skipped, m.error, m.critical_failing, $5,
              true, $9, $10, $11, $4
            from moved m
-           on conflict (scan_id) do nothing
-           returning scan_id
          )
-         update scan s
-         set state = 'completed', finished_at = $4, worker = coalesce($11, s.worker), engine = coalesce($12, s.engine)
-         from recorded where s.id = recorded.scan_id",
+         update scan
+         set state = 'completed', finished_at = $4, worker = coalesce($11, worker), engine = coalesce($12, engine)
+         where id = $3",
         open.host.0,
         open.number,
         open.scan.0,
@@ -163,9 +161,6 @@ pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) 
     )
     .execute(tx.connection())
     .await?;
-    if ended.rows_affected() == 0 {
-        return Err(StoreError::Conflict { constraint: "scan_ledger_pkey".into() });
-    }
     Ok(())
 }
 
@@ -185,10 +180,12 @@ pub async fn write(
     let filtered =
         (!open.selection.is_full()).then(|| findings.iter().map(|f| f.rule().to_owned()).collect());
     ledger(tx, open, done, changes.len(), comparison.is_silent(), filtered).await?;
-    let differing: Vec<&Finding<'_>> =
-        comparison.differences.iter().filter_map(|d| findings.get(d.index)).collect();
-    rows::store_evidence(tx, &differing).await?;
-    rows::store_rules(tx, open, &differing).await?;
+    let differing = comparison.differences.iter().filter_map(|d| Some((d.prior, findings.get(d.index)?)));
+    let (known, new): (Vec<_>, Vec<_>) = differing.partition(|(prior, _)| prior.is_some());
+    let [known, new] = [known, new].map(|all| all.into_iter().map(|(_, f)| f).collect::<Vec<_>>());
+    rows::store_evidence(tx, &[known.as_slice(), &new].concat()).await?;
+    rows::add_rules(tx, open, &new).await?;
+    rows::move_rules(tx, open, &known).await?;
     rows::append_transactions(tx, open, findings, changes).await?;
     rows::append_revisions(tx, open, &revised(findings, comparison, changes)).await?;
     if open.selection.is_full() {

@@ -35,8 +35,6 @@ pub struct AuditRow {
     pub actor_type: String,
     /// Its name.
     pub actor: String,
-    /// Kind and id of what it is about, where its detail tells one. Not stored again.
-    pub resource: Option<(String, String)>,
     /// See [`Context`].
     pub correlation: Option<String>,
     /// See [`Context`].
@@ -66,7 +64,6 @@ pub fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -
         severity: A::SEVERITY.as_str().to_owned(),
         actor_type: actor.kind().to_owned(),
         actor: actor.label().to_owned(),
-        resource: resource(&detail),
         correlation: context.correlation.clone(),
         cause: context.cause.clone(),
         policy_version: context.policy_version.clone(),
@@ -76,36 +73,55 @@ pub fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -
     }
 }
 
+impl AuditRow {
+    /// Kind and id of the narrowest thing it names, where its detail tells one.
+    pub fn resource(&self) -> Option<(&'static str, &str)> {
+        resource(&self.detail)
+    }
+}
+
+fn resource(detail: &Value) -> Option<(&'static str, &str)> {
+    [
+        ("alert", "alert_id"),
+        ("credential", "credential_id"),
+        ("scan", "scan_id"),
+        ("scan", "job_id"),
+        ("host", "host_id"),
+    ]
+    .into_iter()
+    .find_map(|(kind, field)| Some((kind, detail.get(field)?.as_str()?)))
+}
+
 /// Rows of the log, a list for each column.
 #[derive(Default)]
-pub(crate) struct Columns {
+pub(crate) struct Columns<'a> {
     pub(crate) ids: Vec<Uuid>,
-    pub(crate) codes: Vec<String>,
-    pub(crate) severities: Vec<String>,
-    pub(crate) actor_types: Vec<String>,
-    pub(crate) actors: Vec<String>,
+    pub(crate) codes: Vec<&'a str>,
+    pub(crate) severities: Vec<&'a str>,
+    pub(crate) actor_types: Vec<&'a str>,
+    pub(crate) actors: Vec<&'a str>,
     pub(crate) hosts: Vec<Option<Uuid>>,
-    pub(crate) correlations: Vec<Option<String>>,
-    pub(crate) causes: Vec<Option<String>>,
-    pub(crate) policies: Vec<Option<String>>,
+    pub(crate) correlations: Vec<Option<&'a str>>,
+    pub(crate) causes: Vec<Option<&'a str>>,
+    pub(crate) policies: Vec<Option<&'a str>>,
     pub(crate) details: Vec<String>,
     /// Arrays of arrays must be of one length in PostgreSQL, so paths travel in one text; none of them holds a line end.
     pub(crate) redactions: Vec<Option<String>>,
 }
 
-impl Columns {
-    pub(crate) fn of(rows: &[AuditRow]) -> Self {
+impl<'a> Columns<'a> {
+    pub(crate) fn of(rows: &'a [AuditRow]) -> Self {
         let mut all = Self::default();
         for row in rows {
             all.ids.push(row.id);
-            all.codes.push(row.code.clone());
-            all.severities.push(row.severity.clone());
-            all.actor_types.push(row.actor_type.clone());
-            all.actors.push(row.actor.clone());
+            all.codes.push(&row.code);
+            all.severities.push(&row.severity);
+            all.actor_types.push(&row.actor_type);
+            all.actors.push(&row.actor);
             all.hosts.push(uuid_field(&row.detail, "host_id"));
-            all.correlations.push(row.correlation.clone());
-            all.causes.push(row.cause.clone());
-            all.policies.push(row.policy_version.clone());
+            all.correlations.push(row.correlation.as_deref());
+            all.causes.push(row.cause.as_deref());
+            all.policies.push(row.policy_version.as_deref());
             all.details.push(row.detail.to_string());
             all.redactions.push((!row.redactions.is_empty()).then(|| row.redactions.join("\n")));
         }
@@ -115,19 +131,6 @@ impl Columns {
 
 fn uuid_field(detail: &Value, name: &str) -> Option<Uuid> {
     detail.get(name)?.as_str()?.parse().ok()
-}
-
-/// The narrowest thing an event names.
-fn resource(detail: &Value) -> Option<(String, String)> {
-    [
-        ("alert", "alert_id"),
-        ("credential", "credential_id"),
-        ("scan", "scan_id"),
-        ("scan", "job_id"),
-        ("host", "host_id"),
-    ]
-    .into_iter()
-    .find_map(|(kind, field)| Some((kind.to_owned(), detail.get(field)?.as_str()?.to_owned())))
 }
 
 /// Whether the log names a migration already.
@@ -209,7 +212,6 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
         severity: r.severity,
         actor_type: r.actor_type,
         actor: r.actor_label,
-        resource: resource(&r.detail),
         correlation: r.correlation_id,
         cause: r.cause,
         policy_version: r.policy_version,
@@ -227,6 +229,6 @@ mod tests {
     #[test]
     fn the_narrowest_resource_is_named() {
         let detail = serde_json::json!({"host_id": "h", "scan_id": "s"});
-        assert_eq!(resource(&detail), Some(("scan".to_owned(), "s".to_owned())));
+        assert_eq!(resource(&detail), Some(("scan", "s")));
     }
 }

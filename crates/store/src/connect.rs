@@ -61,7 +61,8 @@ impl Role {
         match self {
             Self::Scheduler => "set role openwatch_scheduler",
             Self::Vault => "set role openwatch_vault",
-            Self::Writer => "set role openwatch_writer",
+            // Its statements look up what they name by key: planning them anew would cost more than running them.
+            Self::Writer => "set role openwatch_writer; set plan_cache_mode = force_generic_plan",
             Self::Drift => "set role openwatch_drift",
             Self::Alerts => "set role openwatch_alerts",
             Self::Liveness => "set role openwatch_liveness",

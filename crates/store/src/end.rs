@@ -323,19 +323,17 @@ pub(crate) async fn close(
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let summary = entry.summary.map(crate::kept::summary);
     let failure = entry.failure;
-    let done = sqlx::query!(
+    sqlx::query!(
         "with recorded as (
            insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
              critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
-           on conflict (scan_id) do nothing
-           returning scan_id
          )
-         update scan s
+         update scan
          set state = case when $5 = 'failed' then 'failed' else 'completed' end, superseded = $5 = 'superseded',
-             finished_at = $21, worker = coalesce($20, s.worker), engine = coalesce($22, s.engine),
+             finished_at = $21, worker = coalesce($20, worker), engine = coalesce($22, engine),
              failure_reason = $23, failure_detail = left($24, 1024), failure_rule = $25
-         from recorded where s.id = recorded.scan_id",
+         where id = $1",
         open.scan.0,
         open.host.0,
         open.number,
@@ -364,9 +362,6 @@ pub(crate) async fn close(
     )
     .execute(tx.connection())
     .await?;
-    if done.rows_affected() == 0 {
-        return Err(StoreError::Conflict { constraint: "scan_ledger_pkey".into() });
-    }
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with the database, sorted by what the caller does next.
 
+use crate::finding::Unacceptable;
+
 /// Why the store could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -36,6 +38,9 @@ pub enum StoreError {
         /// The word.
         value: String,
     },
+    /// An outcome that cannot be stored.
+    #[error(transparent)]
+    Unacceptable(#[from] Unacceptable),
     /// The address of the database cannot be read. It is not repeated here: it may hold a password.
     #[error("failed to read the database address; write it as postgres://USER@HOST:PORT/DATABASE")]
     BadUrl,
@@ -89,7 +94,16 @@ impl StoreError {
             Self::Refused { .. } | Self::Conflict { .. } | Self::Denied(_) | Self::Statement(_) => {
                 "sqlc_error"
             }
+            Self::Unacceptable(it) => it.reason(),
             _ => "unknown",
+        }
+    }
+
+    /// The rule at fault, where it is known.
+    pub fn rule(&self) -> Option<&str> {
+        match self {
+            Self::Unacceptable(it) => Some(it.rule()),
+            _ => None,
         }
     }
 

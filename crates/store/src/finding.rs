@@ -3,12 +3,16 @@
 
 use std::borrow::Cow;
 
-use openwatch_model::outcome::{Counts, EVIDENCE_RULE_CAP};
+use openwatch_model::outcome::{Counts, EVIDENCE_RULE_CAP, Evidence};
 use openwatch_model::transaction::RuleState;
 use openwatch_model::{Outcome, Severity, Status};
 use serde::Serialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+
+/// An outcome whose evidence is still its text: most of it is as it was, and nobody has to look into it.
+pub type RawOutcome = Outcome<Box<RawValue>>;
 
 /// Longest rule id.
 const RULE_ID_CAP: usize = 256;
@@ -16,9 +20,9 @@ const RULE_ID_CAP: usize = 256;
 const DETAIL_CAP: usize = 4096;
 
 /// One outcome, ready to be stored. Its texts are made when they are: most findings are as they were.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Finding<'a> {
-    outcome: &'a Outcome,
+    outcome: &'a RawOutcome,
     /// Of the evidence as received.
     pub(crate) evidence_bytes: i32,
     /// Of [`Finding::evidence`].
@@ -46,6 +50,12 @@ pub enum Unacceptable {
         /// The rule.
         rule: String,
     },
+    /// Evidence that is none.
+    #[error("failed to accept the evidence of rule {rule}: it is not of the shape that evidence has")]
+    Evidence {
+        /// The rule.
+        rule: String,
+    },
     /// A rule id that is empty, too long, or holds a NUL.
     #[error("failed to accept the rule id {rule:?}")]
     RuleId {
@@ -60,6 +70,7 @@ impl Unacceptable {
         match self {
             Self::EvidenceOversize { .. } => "evidence_oversize",
             Self::DuplicateRule { .. } => "duplicate_rule",
+            Self::Evidence { .. } => "invalid_result",
             Self::RuleId { .. } => "invalid_rule",
         }
     }
@@ -67,9 +78,10 @@ impl Unacceptable {
     /// The rule at fault.
     pub fn rule(&self) -> &str {
         match self {
-            Self::EvidenceOversize { rule, .. } | Self::DuplicateRule { rule } | Self::RuleId { rule } => {
-                rule
-            }
+            Self::EvidenceOversize { rule, .. }
+            | Self::DuplicateRule { rule }
+            | Self::Evidence { rule }
+            | Self::RuleId { rule } => rule,
         }
     }
 }
@@ -98,10 +110,16 @@ impl<'a> Finding<'a> {
     }
 
     /// What is stored as evidence, as JSON.
-    pub(crate) fn evidence(&self) -> String {
+    ///
+    /// # Errors
+    /// It is an object, but not what evidence is.
+    pub(crate) fn evidence(&self) -> Result<String, Unacceptable> {
+        if serde_json::from_str::<Evidence>(self.outcome.evidence.get()).is_err() {
+            return Err(Unacceptable::Evidence { rule: self.rule().to_owned() });
+        }
         let mut json = Vec::new();
         evidence(&mut json, self.outcome);
-        String::from_utf8(json).unwrap_or_default()
+        Ok(String::from_utf8(json).unwrap_or_default())
     }
 }
 
@@ -109,7 +127,7 @@ impl<'a> Finding<'a> {
 ///
 /// # Errors
 /// The first outcome that cannot be stored; nothing of the batch may be.
-pub fn prepare(outcomes: &[Outcome]) -> Result<Vec<Finding<'_>>, Unacceptable> {
+pub fn prepare(outcomes: &[RawOutcome]) -> Result<Vec<Finding<'_>>, Unacceptable> {
     // Thousands of small texts are written only to be hashed: into one buffer.
     let mut buffer = Vec::new();
     let mut findings =
@@ -121,10 +139,13 @@ pub fn prepare(outcomes: &[Outcome]) -> Result<Vec<Finding<'_>>, Unacceptable> {
     }
 }
 
-fn one<'a>(outcome: &'a Outcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>, Unacceptable> {
+fn one<'a>(outcome: &'a RawOutcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>, Unacceptable> {
     let rule = &outcome.rule;
     if rule.is_empty() || rule.len() > RULE_ID_CAP || rule.contains('\0') {
         return Err(Unacceptable::RuleId { rule: rule.chars().take(64).collect() });
+    }
+    if !outcome.evidence.get().starts_with('{') {
+        return Err(Unacceptable::Evidence { rule: rule.clone() });
     }
     buffer.clear();
     let bytes = evidence(buffer, outcome);
@@ -148,7 +169,7 @@ fn one<'a>(outcome: &'a Outcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>, Un
     })
 }
 
-fn skip_reason(of: &Outcome) -> Option<Cow<'_, str>> {
+fn skip_reason(of: &RawOutcome) -> Option<Cow<'_, str>> {
     let reason = of.skip_reason.as_ref().filter(|_| of.status == Status::Skipped)?;
     Some(if reason.contains('\0') {
         reason.replace('\0', "\u{fffd}").into()
@@ -158,33 +179,32 @@ fn skip_reason(of: &Outcome) -> Option<Cow<'_, str>> {
 }
 
 /// Appends the framework references as JSON.
-fn references(json: &mut Vec<u8>, of: &Outcome) {
+fn references(json: &mut Vec<u8>, of: &RawOutcome) {
     write(json, &of.framework_refs);
     without_nul(json);
 }
 
 /// Appends what is stored as evidence: the one-line detail goes with it, for both are what was found. Returns the bytes of
 /// the evidence itself.
-fn evidence(json: &mut Vec<u8>, of: &Outcome) -> usize {
+fn evidence(json: &mut Vec<u8>, of: &RawOutcome) -> usize {
     let detail =
         of.detail.char_indices().nth(DETAIL_CAP).map_or(of.detail.as_str(), |(end, _)| &of.detail[..end]);
     if !detail.is_empty() {
         json.extend_from_slice(br#"{"detail":"#);
         write(json, detail);
     }
-    let begin = json.len();
-    write(json, &of.evidence);
-    let bytes = json.len() - begin;
-    if !detail.is_empty() {
-        // Its brace opened already; of an empty object only the end is wanted.
-        if bytes > 2 {
-            json[begin] = b',';
-        } else {
-            json.remove(begin);
+    let text = of.evidence.get();
+    // Its brace opened already, and may be all there is.
+    match text.get(1..).map(str::trim_start).filter(|_| !detail.is_empty()) {
+        Some("}") => json.push(b'}'),
+        Some(fields) => {
+            json.push(b',');
+            json.extend_from_slice(fields.as_bytes());
         }
+        None => json.extend_from_slice(text.as_bytes()),
     }
     without_nul(json);
-    bytes
+    text.len()
 }
 
 fn write<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
@@ -262,28 +282,31 @@ pub(crate) fn critical_failing(findings: &[Finding<'_>]) -> u32 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use openwatch_model::Evidence;
     use openwatch_model::outcome::CheckEvidence;
 
     use super::*;
 
-    fn outcome(rule: &str, stdout: &str) -> Outcome {
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn outcome(rule: &str, stdout: &str) -> RawOutcome {
         let check =
             CheckEvidence { method: "command".into(), stdout: stdout.into(), ..CheckEvidence::default() };
-        Outcome {
+        RawOutcome {
             rule: rule.into(),
             status: Status::Pass,
             severity: Some(Severity::High),
             detail: "as wanted".into(),
             skip_reason: Some("dropped unless skipped".into()),
             framework_refs: BTreeMap::new(),
-            evidence: Evidence { checks: vec![check] },
+            evidence: raw(&serde_json::to_string(&Evidence { checks: vec![check] }).unwrap()),
         }
     }
 
     #[test]
     fn exactly_the_cap_is_allowed() {
-        let empty = serde_json::to_string(&outcome("r", "").evidence).unwrap().len();
+        let empty = outcome("r", "").evidence.get().len();
         // An empty stdout is left out altogether: its name and quotes count too.
         let room = EVIDENCE_RULE_CAP - empty - r#","stdout":"""#.len();
         assert!(prepare(&[outcome("r", &"x".repeat(room))]).is_ok());
@@ -295,27 +318,47 @@ mod tests {
     fn nul_is_replaced_and_flagged() {
         let said = [outcome("r", "a\0b")];
         let finding = prepare(&said).unwrap().remove(0);
-        let body: Value = serde_json::from_str(&finding.evidence()).unwrap();
-        assert_eq!(finding.evidence_hash, <[u8; 32]>::from(Sha256::digest(finding.evidence())));
+        let body: Value = serde_json::from_str(&finding.evidence().unwrap()).unwrap();
+        assert_eq!(finding.evidence_hash, <[u8; 32]>::from(Sha256::digest(finding.evidence().unwrap())));
         assert_eq!(body["checks"][0]["stdout"], "a\u{fffd}b");
         assert_eq!((&body["nul_replaced"], &body["detail"]), (&Value::Bool(true), &Value::from("as wanted")));
         // The six characters backslash-u-0000 are no NUL.
         let said = [outcome("r", "a\\u0000b")];
-        assert!(!prepare(&said).unwrap()[0].evidence().contains("nul_replaced"));
+        assert!(!prepare(&said).unwrap()[0].evidence().unwrap().contains("nul_replaced"));
     }
 
     #[test]
     fn the_detail_goes_with_the_evidence() {
         let mut said = outcome("r", "");
         let with = r#"{"detail":"as wanted","checks":[{"method":"command"}]}"#;
-        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence(), with);
-        said.evidence = Evidence::default();
-        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence(), r#"{"detail":"as wanted"}"#);
+        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap(), with);
+        for empty in ["{}", "{ }"] {
+            said.evidence = raw(empty);
+            assert_eq!(
+                prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap(),
+                r#"{"detail":"as wanted"}"#
+            );
+        }
         said.detail = "ä".repeat(DETAIL_CAP + 1);
-        let long = prepare(std::slice::from_ref(&said)).unwrap()[0].evidence();
+        let long = prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap();
         assert_eq!(long.matches('ä').count(), DETAIL_CAP);
-        said.detail = String::new();
-        assert_eq!(prepare(&[said]).unwrap()[0].evidence(), "{}");
+        (said.detail, said.evidence) = (String::new(), raw("{}"));
+        assert_eq!(prepare(&[said]).unwrap()[0].evidence().unwrap(), "{}");
+    }
+
+    #[test]
+    fn evidence_is_what_evidence_is() {
+        let mut said = outcome("r", "");
+        for none in ["[]", "null", "7", "\"{\""] {
+            said.evidence = raw(none);
+            assert_eq!(
+                prepare(std::slice::from_ref(&said)).unwrap_err().reason(),
+                "invalid_evidence",
+                "{none}"
+            );
+        }
+        said.evidence = raw(r#"{"checks":7}"#);
+        assert!(matches!(prepare(&[said]).unwrap()[0].evidence(), Err(Unacceptable::Evidence { .. })));
     }
 
     #[test]

@@ -2,14 +2,10 @@
 //! in a line each. Nearly every scan finds nothing new, and its row is nearly all that it writes.
 
 use openwatch_model::drift::Summary;
-use openwatch_model::scan::RuleTiming;
+use openwatch_model::scan::{RuleTiming, slowest};
 use openwatch_model::score::Score;
 use serde::Deserialize;
 use serde_json::Value;
-
-/// Timings kept of a scan, the slowest: all of them would be most of what an unchanged scan writes, and nobody asks for
-/// the fast ones.
-const TIMINGS_KEPT: usize = 5;
 
 /// A summary without noughts, without its score (the row counts it), and without the score before where that is the same.
 pub(crate) fn summary(of: &Summary) -> Value {
@@ -50,10 +46,7 @@ pub(crate) fn read_summary(kept: Value, pass: i32, fail: i32) -> Option<Summary>
 
 /// `rule milliseconds lane`, the slowest first.
 pub(crate) fn timings(all: &[RuleTiming]) -> Value {
-    let mut slowest: Vec<_> = all.iter().collect();
-    slowest.sort_by_key(|timing| std::cmp::Reverse(timing.duration_ms));
-    slowest.truncate(TIMINGS_KEPT);
-    slowest.into_iter().map(|t| format!("{} {} {}", t.rule, t.duration_ms, t.lane)).collect()
+    slowest(all.to_vec()).into_iter().map(|t| format!("{} {} {}", t.rule, t.duration_ms, t.lane)).collect()
 }
 
 /// The timings that were kept. Rows of older builds have objects.

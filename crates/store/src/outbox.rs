@@ -80,13 +80,19 @@ pub async fn tell(
            from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[], $15::text[],
              $16::text[], $17::text[], $18::text[])
              as e (id, action, severity, actor_type, actor, host_id, correlation, cause, policy, detail, redactions)
+         ),
+         message as materialized (
+           select m.* from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
+             with ordinality as m (message_id, subject, headers, payload, packed, place)
+         ),
+         alone as (
+           insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
+           select $1, message_id, subject, headers, payload, false, $6 from message where not packed order by place
+           on conflict (message_id) where not packed do nothing
          )
+         -- By itself: a row that may conflict is logged with a confirmation.
          insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
-         select $1, m.message_id, m.subject, m.headers, m.payload, m.packed, $6
-         from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
-           with ordinality as m (message_id, subject, headers, payload, packed, place)
-         order by m.place
-         on conflict (message_id) where not packed do nothing",
+         select $1, message_id, subject, headers, payload, true, $6 from message where packed order by place",
         sender,
         &ids as &[&str],
         &subjects as &[&str],
@@ -95,14 +101,14 @@ pub async fn tell(
         tx.now(),
         &packed,
         &log.ids,
-        &log.codes,
-        &log.severities,
-        &log.actor_types,
-        &log.actors,
+        &log.codes as &[&str],
+        &log.severities as &[&str],
+        &log.actor_types as &[&str],
+        &log.actors as &[&str],
         &log.hosts as &[Option<Uuid>],
-        &log.correlations as &[Option<String>],
-        &log.causes as &[Option<String>],
-        &log.policies as &[Option<String>],
+        &log.correlations as &[Option<&str>],
+        &log.causes as &[Option<&str>],
+        &log.policies as &[Option<&str>],
         &log.details,
         &log.redactions as &[Option<String>],
     )

@@ -11,7 +11,7 @@ use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
-use super::{Applied, Rig, apply_result, outcome, passing, with_output};
+use super::{Applied, Rig, apply_result, as_sent, outcome, passing, with_output};
 
 /// What a rule says now.
 async fn evidence(tx: &mut Tx<'_>, host: HostId, rule: &str) -> read::EvidenceRow {
@@ -188,7 +188,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     let rig = Rig::new().await;
     let (host, other) = (rig.host("web-1").await, rig.host("web-2").await);
     let scan = rig.queued(host, Selection::full()).await;
-    let said = passing(20);
+    let said = as_sent(&passing(20));
     let findings = finding::prepare(&said).unwrap();
     let mut tx = rig.writer.begin().await.unwrap();
     let Ending::Open(mut open) = end::open(&mut tx, scan, Some(host)).await.unwrap() else {

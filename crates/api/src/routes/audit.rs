@@ -156,7 +156,8 @@ fn cells(row: AuditRow) -> [String; 12] {
 }
 
 fn view(row: AuditRow) -> AuditEvent {
-    let (resource_type, resource_id) = row.resource.unzip();
+    let (resource_type, resource_id) =
+        row.resource().map(|(kind, id)| (kind.to_owned(), id.to_owned())).unzip();
     AuditEvent {
         id: row.id,
         code: row.code,

@@ -16,9 +16,9 @@ pub const CHUNK: usize = 200;
 
 const WHAT: &str = "audit records";
 
-/// Records of one code that share a cause.
+/// Records of one code that share a cause. `D` is a detail: owned, or borrowed where it is only sent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Records {
+pub struct Records<D = Value> {
     /// The message's id.
     pub id: Uuid,
     /// Dotted code of the registry.
@@ -34,40 +34,29 @@ pub struct Records {
     /// Name of the actor.
     pub actor: String,
     /// One entry per record: the detail fields of the code. At most [`CHUNK`].
-    pub details: Vec<Value>,
+    pub details: Vec<D>,
 }
 
-/// Version 1.
+/// Version 1, of texts and details that are owned or borrowed.
 #[derive(Serialize, Deserialize)]
-struct V1 {
+struct V1<T, D> {
     version: u64,
     id: Uuid,
-    code: String,
-    severity: String,
+    code: T,
+    severity: T,
     #[serde(with = "instant")]
     at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
-    actor_type: String,
-    actor: String,
-    details: Vec<Value>,
+    cause: Option<T>,
+    actor_type: T,
+    actor: T,
+    details: D,
 }
 
 impl Records {
     /// The word for a severity.
     pub fn severity(severity: AuditSeverity) -> String {
         severity.as_str().to_owned()
-    }
-
-    /// The message to publish.
-    pub fn encode(&self, trace: Option<Traceparent>) -> Outgoing {
-        let Self { id, code, severity, at, cause, actor_type, actor, details } = self.clone();
-        let mut headers = Vec::new();
-        headers.extend(cause.clone().map(|cause| (CAUSE.to_owned(), cause)));
-        headers.extend(trace.map(|trace| (Traceparent::HEADER.to_owned(), trace.to_string())));
-        let subject = subject::audit(&code);
-        let payload = write(&V1 { version: 1, id, code, severity, at, cause, actor_type, actor, details });
-        Outgoing { subject, message_id: id.to_string(), headers, payload }
     }
 
     /// Reads records.
@@ -77,11 +66,41 @@ impl Records {
     pub fn decode(payload: &Bytes) -> Result<Self, DecodeError> {
         match version(WHAT, payload)? {
             1 => {
-                let V1 { id, code, severity, at, cause, actor_type, actor, details, .. } =
-                    parse(WHAT, payload)?;
+                let V1::<String, Vec<Value>> {
+                    id,
+                    code,
+                    severity,
+                    at,
+                    cause,
+                    actor_type,
+                    actor,
+                    details,
+                    ..
+                } = parse(WHAT, payload)?;
                 Ok(Self { id, code, severity, at, cause, actor_type, actor, details })
             }
             version => Err(DecodeError::UnknownVersion { what: WHAT, version }),
         }
+    }
+}
+
+impl<D: Serialize> Records<D> {
+    /// The message to publish.
+    pub fn encode(&self, trace: Option<Traceparent>) -> Outgoing {
+        let mut headers = Vec::new();
+        headers.extend(self.cause.clone().map(|cause| (CAUSE.to_owned(), cause)));
+        headers.extend(trace.map(|trace| (Traceparent::HEADER.to_owned(), trace.to_string())));
+        let payload = write(&V1 {
+            version: 1,
+            id: self.id,
+            code: &self.code,
+            severity: &self.severity,
+            at: self.at,
+            cause: self.cause.as_ref(),
+            actor_type: &self.actor_type,
+            actor: &self.actor,
+            details: &self.details,
+        });
+        Outgoing { subject: subject::audit(&self.code), message_id: self.id.to_string(), headers, payload }
     }
 }

@@ -35,8 +35,7 @@ pub(super) async fn result(
         }
         Ending::OtherHost(_) | Ending::Unknown => {
             drop(tx);
-            let result = read(unread)?;
-            return refuse::conflict(writer, message, &result).await;
+            return refuse::conflict(writer, message, head).await;
         }
     };
     let out = Out::new(STAGE, head.scan.to_string())
@@ -52,9 +51,13 @@ pub(super) async fn result(
         let sound = Sound { digest, found: open.found, findings: None };
         return completed(writer, message, tx, out, &open, head, &sound).await;
     }
-    let result = read(unread)?;
-    let Verdict::Completed(measured) = &result.verdict else { return Ok(()) };
-    let findings = match finding::prepare(&measured.outcomes) {
+    // They are signed with the key of their attempt: what cannot be read, nobody will say better.
+    let outcomes = unread.outcomes().map_err(|error| Trouble::Unreadable {
+        about: (head.host, head.scan),
+        attempt: head.attempt,
+        refusal: error.into(),
+    })?;
+    let findings = match finding::prepare(&outcomes) {
         Ok(findings) => findings,
         Err(unacceptable) => {
             drop(tx);
@@ -64,18 +67,12 @@ pub(super) async fn result(
             };
             let rule = Some(unacceptable.rule().to_owned());
             let failure = Failure { reason, detail: unacceptable.to_string(), rule };
-            return refuse::unacceptable(writer, message, &result, unacceptable.reason(), &failure).await;
+            let rules = outcomes.len();
+            return refuse::unacceptable(writer, message, head, rules, unacceptable.reason(), &failure).await;
         }
     };
     let sound = Sound { digest, found: Found::of(&findings), findings: Some(findings) };
-    completed(writer, message, tx, out, &open, &result, &sound).await
-}
-
-/// The outcomes too. They are signed with the key of their attempt: what cannot be read, nobody will say better.
-fn read(unread: Unread) -> Result<ScanResult, Trouble> {
-    let head = unread.head();
-    let (about, attempt) = ((head.host, head.scan), head.attempt);
-    unread.read().map_err(|error| Trouble::Unreadable { about, attempt, refusal: error.into() })
+    completed(writer, message, tx, out, &open, head, &sound).await
 }
 
 /// Who measured.
@@ -134,8 +131,9 @@ async fn completed(
     match conclude(writer, tx, out, open, result, sound).await {
         Err(Trouble::Store(error)) if !error.is_transient() => {
             let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
-            let failure = Failure { reason, detail, rule: None };
-            refuse::unacceptable(writer, message, result, error.reason(), &failure).await
+            let failure = Failure { reason, detail, rule: error.rule().map(str::to_owned) };
+            let rules = sound.found.counts.total() as usize;
+            refuse::unacceptable(writer, message, result, rules, error.reason(), &failure).await
         }
         other => other,
     }

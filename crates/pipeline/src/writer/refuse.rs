@@ -4,7 +4,7 @@ use openwatch_bus::message::event::JobRejected;
 use openwatch_bus::message::result::{BLOB_MOST, Final, Rejected, decode_final};
 use openwatch_bus::{BusError, Message, Next};
 use openwatch_model::audit::{Actor, JobHmacRejected, MessageDeadLettered, WriterApplyFailed};
-use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
+use openwatch_model::scan::{Failure, FailureReason, ScanResult};
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::counter::{self, Counter};
 use openwatch_store::end::{self, Ending, OpenScan, Source};
@@ -58,18 +58,14 @@ pub(super) fn file(tx: &Tx<'_>, out: &mut Out, message: &Message, reason: &str) 
 }
 
 /// `writer.apply.failed`, in whatever `tx` survives.
-fn audit(tx: &Tx<'_>, out: &mut Out, result: &ScanResult, reason: &str, rule: Option<String>) {
-    let rules = match &result.verdict {
-        Verdict::Completed(measured) => measured.outcomes.len() as u32,
-        Verdict::Failed(_) => 0,
-    };
+fn audit(tx: &Tx<'_>, out: &mut Out, result: &ScanResult, rules: usize, reason: &str, rule: Option<String>) {
     out.audit(
         tx,
         &WriterApplyFailed {
             scan_id: Some(result.scan),
             host_id: Some(result.host),
             reason: reason.to_owned(),
-            rule_count_attempted: rules,
+            rule_count_attempted: rules as u32,
             offending_rule_id: rule,
         },
     );
@@ -83,7 +79,8 @@ pub(super) async fn conflict(writer: &Writer, message: &Message, result: &ScanRe
         return Ok(());
     }
     let mut out = Out::new(STAGE, result.scan.to_string()).traced(message.trace);
-    audit(&tx, &mut out, result, "scan_id_conflict", None);
+    // What it says was not looked at.
+    audit(&tx, &mut out, result, 0, "scan_id_conflict", None);
     file(&tx, &mut out, message, "its scan is unknown or belongs to another host");
     out.commit(tx).await?;
     Ok(())
@@ -95,6 +92,7 @@ pub(super) async fn unacceptable(
     writer: &Writer,
     message: &Message,
     result: &ScanResult,
+    rules: usize,
     reason: &str,
     failure: &Failure,
 ) -> Result<(), Trouble> {
@@ -109,7 +107,7 @@ pub(super) async fn unacceptable(
         .under(&open.policy_version)
         .traced(message.trace);
     let source = Source { attempt: result.attempt, worker: Some(result.worker.clone()), engine: None };
-    audit(&tx, &mut out, result, reason, failure.rule.clone());
+    audit(&tx, &mut out, result, rules, reason, failure.rule.clone());
     // The result of an attempt that was given up ends nothing: the newer one is under way.
     if result.attempt == open.attempt {
         ending::fail(&mut tx, &mut out, &open, &source, failure).await?;

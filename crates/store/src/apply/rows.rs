@@ -15,7 +15,7 @@ use crate::{StoreError, Tx};
 pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding<'_>]) -> Result<(), StoreError> {
     let by_hash: BTreeMap<_, _> = findings.iter().map(|f| (f.evidence_hash, *f)).collect();
     let hashes: Vec<&[u8]> = by_hash.keys().map(|hash| hash.as_slice()).collect();
-    let bodies: Vec<String> = by_hash.values().map(|f| f.evidence()).collect();
+    let bodies = by_hash.values().map(|f| f.evidence()).collect::<Result<Vec<_>, _>>()?;
     let bytes: Vec<i32> = by_hash.values().map(|f| f.evidence_bytes).collect();
     sqlx::query!(
         "insert into evidence (hash, body, bytes)
@@ -33,64 +33,118 @@ pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding<'_>]) -
     Ok(())
 }
 
-/// Writes rules that differ, whatever differs of them.
-pub(super) async fn store_rules(
+/// What is stored of findings, a list for each column.
+struct Rules<'a> {
+    ids: Vec<&'a str>,
+    statuses: Vec<&'a str>,
+    severities: Vec<Option<&'a str>>,
+    reasons: Vec<Option<Cow<'a, str>>>,
+    references: Vec<String>,
+    evidence: Vec<&'a [u8]>,
+    digests: Vec<&'a [u8]>,
+}
+
+impl<'a> Rules<'a> {
+    fn of(findings: &[&'a Finding<'a>]) -> Self {
+        let all = findings.iter();
+        Self {
+            ids: all.clone().map(|f| f.rule()).collect(),
+            statuses: all.clone().map(|f| f.state().status.as_str()).collect(),
+            severities: all.clone().map(|f| f.state().severity.map(Severity::as_str)).collect(),
+            reasons: all.clone().map(|f| f.skip_reason()).collect(),
+            references: all.clone().map(|f| f.framework_refs()).collect(),
+            evidence: all.clone().map(|f| f.evidence_hash.as_slice()).collect(),
+            digests: all.map(|f| f.digest.as_slice()).collect(),
+        }
+    }
+}
+
+/// Writes rules that the host had not had before. Nobody else adds any: the host is locked.
+pub(super) async fn add_rules(
     tx: &mut Tx<'_>,
     open: &OpenScan,
     findings: &[&Finding<'_>],
 ) -> Result<(), StoreError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let rules = Rules::of(findings);
     let full = open.selection.is_full();
-    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
-    let statuses: Vec<&str> = findings.iter().map(|f| f.state().status.as_str()).collect();
-    let severities: Vec<Option<&str>> =
-        findings.iter().map(|f| f.state().severity.map(Severity::as_str)).collect();
-    let reasons: Vec<Option<Cow<'_, str>>> = findings.iter().map(|f| f.skip_reason()).collect();
-    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs()).collect();
-    let hashes: Vec<&[u8]> = findings.iter().map(|f| f.evidence_hash.as_slice()).collect();
-    let digests: Vec<&[u8]> = findings.iter().map(|f| f.digest.as_slice()).collect();
     let filtered = (!full).then_some(open);
     sqlx::query!(
-        "insert into rule_state as r (host_id, rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest,
+        "insert into rule_state (host_id, rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest,
            first_seen_at, last_changed_at, first_seq, present_since,
            filtered_checks, filtered_number, filtered_scan, filtered_at)
          select $1, n.rule_id, n.status, n.severity, n.skip_reason, n.framework_refs::jsonb, n.evidence_hash, n.digest,
            $9, $9, $10, $10, case when $10::bigint is null then 1 else 0 end, $11, $12, $13
          from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
-           as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
-         on conflict (host_id, rule_id) do update set
-           status = excluded.status,
-           severity = excluded.severity,
-           skip_reason = excluded.skip_reason,
-           framework_refs = excluded.framework_refs,
-           evidence_hash = excluded.evidence_hash,
-           digest = excluded.digest,
+           as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)",
+        open.host.0,
+        &rules.ids as &[&str],
+        &rules.statuses as &[&str],
+        &rules.severities as &[Option<&str>],
+        &rules.reasons as &[Option<Cow<'_, str>>],
+        &rules.references,
+        &rules.evidence as &[&[u8]],
+        &rules.digests as &[&[u8]],
+        tx.now(),
+        full.then_some(open.full_seq + 1),
+        filtered.map(|o| o.number),
+        filtered.map(|o| o.scan.0),
+        filtered.map(|_| tx.now()),
+    )
+    .execute(tx.connection())
+    .await?;
+    Ok(())
+}
+
+/// Writes rules that the host has and that differ, whatever differs of them.
+pub(super) async fn move_rules(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+    findings: &[&Finding<'_>],
+) -> Result<(), StoreError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let rules = Rules::of(findings);
+    let full = open.selection.is_full();
+    let filtered = (!full).then_some(open);
+    sqlx::query!(
+        "update rule_state r set
+           status = n.status,
+           severity = n.severity,
+           skip_reason = n.skip_reason,
+           framework_refs = n.framework_refs::jsonb,
+           evidence_hash = n.evidence_hash,
+           digest = n.digest,
            last_changed_at = case
-             when r.status <> excluded.status or r.severity is distinct from excluded.severity then excluded.last_changed_at
-             else r.last_changed_at end,
-           first_seq = coalesce(r.first_seq, excluded.first_seq),
+             when r.status <> n.status or r.severity is distinct from n.severity then $9 else r.last_changed_at end,
+           first_seq = coalesce(r.first_seq, $10),
            -- Back in a full scan: what it counted before it dropped out is folded, and it counts from here.
            checks_before = r.checks_before + case
-             when excluded.present_since is not null and r.gone_after is not null then r.gone_after - r.present_since + 1
-             else 0 end,
+             when $10::bigint is not null and r.gone_after is not null then r.gone_after - r.present_since + 1 else 0 end,
            present_since = case
-             when excluded.present_since is not null and r.gone_after is not null then excluded.present_since
-             else coalesce(r.present_since, excluded.present_since) end,
-           gone_after = case when excluded.present_since is null then r.gone_after end,
-           gone_number = case when excluded.present_since is null then r.gone_number end,
-           gone_scan_id = case when excluded.present_since is null then r.gone_scan_id end,
-           gone_at = case when excluded.present_since is null then r.gone_at end,
-           filtered_checks = r.filtered_checks + excluded.filtered_checks,
-           filtered_number = coalesce(excluded.filtered_number, r.filtered_number),
-           filtered_scan = coalesce(excluded.filtered_scan, r.filtered_scan),
-           filtered_at = coalesce(excluded.filtered_at, r.filtered_at)",
+             when $10 is not null and r.gone_after is not null then $10 else coalesce(r.present_since, $10) end,
+           gone_after = case when $10 is null then r.gone_after end,
+           gone_number = case when $10 is null then r.gone_number end,
+           gone_scan_id = case when $10 is null then r.gone_scan_id end,
+           gone_at = case when $10 is null then r.gone_at end,
+           filtered_checks = r.filtered_checks + case when $10 is null then 1 else 0 end,
+           filtered_number = coalesce($11, r.filtered_number),
+           filtered_scan = coalesce($12, r.filtered_scan),
+           filtered_at = coalesce($13, r.filtered_at)
+         from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+           as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
+         where r.host_id = $1 and r.rule_id = n.rule_id",
         open.host.0,
-        &rules as &[&str],
-        &statuses as &[&str],
-        &severities as &[Option<&str>],
-        &reasons as &[Option<Cow<'_, str>>],
-        &refs,
-        &hashes as &[&[u8]],
-        &digests as &[&[u8]],
+        &rules.ids as &[&str],
+        &rules.statuses as &[&str],
+        &rules.severities as &[Option<&str>],
+        &rules.reasons as &[Option<Cow<'_, str>>],
+        &rules.references,
+        &rules.evidence as &[&[u8]],
+        &rules.digests as &[&[u8]],
         tx.now(),
         full.then_some(open.full_seq + 1),
         filtered.map(|o| o.number),

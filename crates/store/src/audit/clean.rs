@@ -63,10 +63,15 @@ fn below(path: &mut String, step: &str, then: impl FnOnce(&mut String)) {
 }
 
 fn is_secret(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    SECRET
-        .iter()
-        .any(|word| name.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with('_')))
+    let same = |(a, b): (u8, u8)| a.to_ascii_lowercase() == b || (a, b) == (b'-', b'_');
+    SECRET.iter().any(|word| {
+        let Some((rest, last)) =
+            name.len().checked_sub(word.len()).and_then(|n| name.as_bytes().split_at_checked(n))
+        else {
+            return false;
+        };
+        last.iter().copied().zip(word.bytes()).all(same) && matches!(rest.last(), None | Some(b'_' | b'-'))
+    })
 }
 
 #[cfg(test)]

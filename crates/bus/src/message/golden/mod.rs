@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use openwatch_model::scan::Verdict;
 use proptest::prelude::*;
 
 use self::samples::{completed, failed, records, rejected, sample_event, sample_job, samples, trace};
@@ -52,12 +53,13 @@ fn round_trip(name: &str, headers: &[(String, String)], payload: &[u8]) -> Resul
     Ok(match kind.as_str() {
         "result.started" => Started::decode(payload)?.encode().to_vec(),
         "result.rejected" => Rejected::decode(payload)?.encode().to_vec(),
-        "result.final" if name.contains("stored") => match result::decode_final(payload)? {
+        "result.final" if name.contains("stored") => match result::decode_final(&payload.to_vec().into())? {
             Final::Stored(blob) => result::encode_stored(&blob).to_vec(),
             Final::Whole(_) => panic!("{name} should name a blob"),
         },
         "result.final" => {
-            let Final::Whole(whole) = result::decode_final(&zstd::encode_all(payload, 1).unwrap())? else {
+            let packed = zstd::encode_all(payload, 1).unwrap().into();
+            let Final::Whole(whole) = result::decode_final(&packed)? else {
                 panic!("{name} should be whole")
             };
             zstd::decode_all(&result::encode_final(&whole.read()?)[..]).unwrap()
@@ -131,6 +133,15 @@ fn events_and_results_read_back_as_they_were() {
             panic!("it is whole")
         };
         assert_eq!(read.read().unwrap(), result);
+        // In one frame, as another writer may send it; evidence may stay text.
+        let packed =
+            zstd::encode_all(&zstd::decode_all(&result::encode_final(&result)[..]).unwrap()[..], 1).unwrap();
+        let Final::Whole(read) = result::decode_final(&packed.into()).unwrap() else { panic!("it is whole") };
+        let texts: Vec<_> =
+            read.outcomes().unwrap().into_iter().map(|o| o.evidence.get().to_owned()).collect();
+        let result = read.read().unwrap();
+        let Verdict::Completed(measured) = &result.verdict else { continue };
+        assert_eq!(texts, [serde_json::to_string(&measured.outcomes[0].evidence).unwrap()]);
     }
     assert_eq!(Rejected::decode(&rejected().encode()).unwrap(), rejected());
     assert_eq!(audit::Records::decode(&records().encode(None).payload).unwrap(), records());
@@ -180,10 +191,11 @@ proptest! {
     #[test]
     fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = job::decode(&bytes);
-        if let Ok(Final::Whole(unread)) = result::decode_final(&bytes) {
+        let packed = bytes::Bytes::from(bytes.clone());
+        if let Ok(Final::Whole(unread)) = result::decode_final(&packed) {
             let _ = unread.read();
         }
-        let _ = result::decode_whole(&bytes);
+        let _ = result::decode_whole(&packed);
         let _ = Rejected::decode(&bytes);
         let _ = vault::Request::decode(&bytes);
         let _ = vault::Reply::decode(&bytes);

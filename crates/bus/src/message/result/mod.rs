@@ -1,19 +1,20 @@
 //! What a worker says: `started` before it logs in, `final` at the end, or `rejected` for a job it would not touch.
 //!
-//! Payloads are JSON, the final one zstd-compressed. A final result over [`INLINE_MOST`] goes to the object store first
-//! and the message names it.
+//! Payloads are JSON, the final one zstd-compressed: one document in three frames, of which the middle one is its
+//! outcomes. A final result over [`INLINE_MOST`] goes to the object store first and the message names it.
 
+mod frames;
 mod wire;
-
-use std::io::Read as _;
 
 use bytes::Bytes;
 use openwatch_model::scan::{Rejection, ScanResult, Verdict};
-use openwatch_model::{HostId, ScanId, Timestamp};
+use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use self::frames::decompress;
 use self::wire::{FinalV1, RejectedV1, StartedV1, StoredV1};
 use super::{parse, version, write};
 use crate::DecodeError;
@@ -147,7 +148,18 @@ pub enum Final {
 #[derive(Clone, Debug)]
 pub struct Unread {
     head: ScanResult,
-    outcomes: Option<Box<RawValue>>,
+    outcomes: Packed,
+}
+
+/// The outcomes of a result.
+#[derive(Clone, Debug)]
+enum Packed {
+    /// It did not complete.
+    None,
+    /// Compressed by themselves.
+    Frame(Bytes),
+    /// Compressed together with the rest, as others may.
+    Text(Box<RawValue>),
 }
 
 impl Unread {
@@ -156,21 +168,46 @@ impl Unread {
         &self.head
     }
 
-    /// SHA-256 of the outcomes as they came. The same bytes are the same outcomes; the same outcomes may come in others.
+    /// SHA-256 of the outcomes as they came, still compressed. The same bytes are the same outcomes; the same outcomes may
+    /// come in others.
     pub fn outcomes_digest(&self) -> [u8; 32] {
-        Sha256::digest(self.outcomes.as_ref().map_or("", |text| text.get())).into()
+        let bytes = match &self.outcomes {
+            Packed::None => &[],
+            Packed::Frame(bytes) => &bytes[..],
+            Packed::Text(text) => text.get().as_bytes(),
+        };
+        Sha256::digest(bytes).into()
     }
 
-    /// Reads the outcomes too.
+    /// Reads the outcomes; their evidence stays text.
     ///
     /// # Errors
-    /// [`DecodeError::Malformed`].
-    pub fn read(self) -> Result<ScanResult, DecodeError> {
-        let Self { mut head, outcomes } = self;
-        if let (Verdict::Completed(measured), Some(text)) = (&mut head.verdict, outcomes) {
-            measured.outcomes = parse(OUTCOMES, text.get().as_bytes())?;
+    /// [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
+    pub fn outcomes(&self) -> Result<Vec<Outcome<Box<RawValue>>>, DecodeError> {
+        self.outcomes_as()
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// See [`Unread::outcomes`].
+    pub fn read(mut self) -> Result<ScanResult, DecodeError> {
+        let outcomes = self.outcomes_as()?;
+        if let Verdict::Completed(measured) = &mut self.head.verdict {
+            measured.outcomes = outcomes;
         }
-        Ok(head)
+        Ok(self.head)
+    }
+
+    fn outcomes_as<E>(&self) -> Result<Vec<Outcome<E>>, DecodeError>
+    where
+        Outcome<E>: DeserializeOwned,
+    {
+        match &self.outcomes {
+            Packed::None => Ok(Vec::new()),
+            Packed::Frame(bytes) => parse(OUTCOMES, &decompress(bytes, RESULT_MOST)?),
+            Packed::Text(text) => parse(OUTCOMES, text.get().as_bytes()),
+        }
     }
 }
 
@@ -249,13 +286,7 @@ impl Rejected {
 /// A final result, compressed. Up to [`INLINE_MOST`] these are the bytes to sign and to publish; above it, put them
 /// into the bucket and publish [`encode_stored`].
 pub fn encode_final(result: &ScanResult) -> Bytes {
-    // Straight through: the text of a large result is many times what is kept of it.
-    let packed = zstd::Encoder::new(Vec::new(), 3).and_then(|encoder| {
-        let mut pieces = std::io::BufWriter::with_capacity(64 << 10, encoder);
-        serde_json::to_writer(&mut pieces, &FinalV1::from(result))?;
-        pieces.into_inner().map_err(std::io::IntoInnerError::into_error)?.finish()
-    });
-    packed.expect("plain structs are written into memory without fail").into()
+    frames::write(result).expect("plain structs are written into memory without fail").into()
 }
 
 /// The message of a result that lies in the object store: these bytes are signed and published.
@@ -267,7 +298,7 @@ pub fn encode_stored(blob: &BlobRef) -> Bytes {
 ///
 /// # Errors
 /// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
-pub fn decode_final(payload: &[u8]) -> Result<Final, DecodeError> {
+pub fn decode_final(payload: &Bytes) -> Result<Final, DecodeError> {
     // Compressed bytes are a result, plain JSON names one.
     if payload.starts_with(b"{") {
         return match version(FINAL, payload)? {
@@ -282,16 +313,24 @@ pub fn decode_final(payload: &[u8]) -> Result<Final, DecodeError> {
 ///
 /// # Errors
 /// [`DecodeError::UnknownVersion`], [`DecodeError::Malformed`] or [`DecodeError::TooLarge`].
-pub fn decode_whole(compressed: &[u8]) -> Result<Unread, DecodeError> {
-    let json = decompress(compressed, RESULT_MOST)?;
+pub fn decode_whole(compressed: &Bytes) -> Result<Unread, DecodeError> {
+    let (json, frame) = match frames::apart(compressed)? {
+        Some((json, outcomes)) => (json, Some(outcomes)),
+        None => (decompress(compressed, RESULT_MOST)?, None),
+    };
     // Read once when it is what it nearly always is; its version alone decides what an error is called.
     match parse::<FinalV1<&RawValue>>(FINAL, &json) {
         Ok(it) if it.version == 1 => {
-            let (head, outcomes) = it.into_parts().ok_or_else(|| DecodeError::Malformed {
+            let (head, text) = it.into_parts().ok_or_else(|| DecodeError::Malformed {
                 what: FINAL,
                 reason: "one of completed and failed is wanted".to_owned(),
             })?;
-            Ok(Unread { head, outcomes: outcomes.map(RawValue::to_owned) })
+            let outcomes = match (text, frame) {
+                (None, _) => Packed::None,
+                (Some(_), Some(frame)) => Packed::Frame(frame),
+                (Some(text), None) => Packed::Text(text.to_owned()),
+            };
+            Ok(Unread { head, outcomes })
         }
         Ok(it) => Err(DecodeError::UnknownVersion { what: FINAL, version: it.version }),
         Err(error) => match version(FINAL, &json)? {
@@ -301,36 +340,29 @@ pub fn decode_whole(compressed: &[u8]) -> Result<Unread, DecodeError> {
     }
 }
 
-fn decompress(compressed: &[u8], limit: usize) -> Result<Vec<u8>, DecodeError> {
-    let malformed = |error: std::io::Error| DecodeError::Malformed { what: FINAL, reason: error.to_string() };
-    let mut decoder = zstd::Decoder::new(compressed).map_err(malformed)?;
-    // A frame may ask for a window of gigabytes; ours never do.
-    decoder.window_log_max(27).map_err(malformed)?;
-    let mut json = Vec::new();
-    decoder.take(limit as u64 + 1).read_to_end(&mut json).map_err(malformed)?;
-    if json.len() > limit { Err(DecodeError::TooLarge { what: FINAL, limit }) } else { Ok(json) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_bomb_is_not_unpacked() {
-        let bomb = zstd::encode_all(&vec![b' '; RESULT_MOST + 1][..], 1).unwrap();
+        let bomb = Bytes::from(zstd::encode_all(&vec![b' '; RESULT_MOST + 1][..], 1).unwrap());
         assert!(bomb.len() < 100_000);
         assert!(matches!(decode_final(&bomb), Err(DecodeError::TooLarge { .. })));
         assert!(matches!(decompress(&bomb, 10), Err(DecodeError::TooLarge { limit: 10, .. })));
+        let three = Bytes::from([&bomb[..], &bomb[..], &bomb[..]].concat());
+        assert!(matches!(decode_final(&three), Err(DecodeError::TooLarge { .. })));
     }
 
     #[test]
     fn nonsense_is_malformed() {
         for payload in [&b""[..], b"x", b"{}", b"[]", b"\x28\xb5\x2f\xfd", b"{\"version\":1}"] {
-            assert!(matches!(decode_final(payload), Err(DecodeError::Malformed { .. })), "{payload:?}");
+            let payload = Bytes::from_static(payload);
+            assert!(matches!(decode_final(&payload), Err(DecodeError::Malformed { .. })), "{payload:?}");
         }
-        let later = b"{\"version\":2}";
-        assert!(matches!(decode_final(later), Err(DecodeError::UnknownVersion { version: 2, .. })));
-        let later = zstd::encode_all(&later[..], 1).unwrap();
+        let later = Bytes::from_static(b"{\"version\":2}");
+        assert!(matches!(decode_final(&later), Err(DecodeError::UnknownVersion { version: 2, .. })));
+        let later = zstd::encode_all(&later[..], 1).unwrap().into();
         assert!(matches!(decode_final(&later), Err(DecodeError::UnknownVersion { version: 2, .. })));
     }
 

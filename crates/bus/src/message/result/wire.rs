@@ -6,7 +6,7 @@ use openwatch_model::host::{KnownKey, Platform};
 use openwatch_model::scan::{
     Failure, FailureReason, Measurement, Rejection, RuleTiming, ScanResult, Verdict,
 };
-use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
+use openwatch_model::{HostId, ScanId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -47,7 +47,7 @@ pub(super) struct RejectedV1 {
     pub(super) at: Timestamp,
 }
 
-/// Version 1 of `final`. Its outcomes are borrowed: structs to be written, their text to be read later.
+/// Version 1 of `final`. Its outcomes stand aside: they are written by themselves, and their text is read later.
 #[derive(Serialize, Deserialize)]
 #[serde(bound(deserialize = "O: Deserialize<'de>"))]
 pub(super) struct FinalV1<O> {
@@ -118,15 +118,16 @@ pub(super) struct StoredV1 {
     pub(super) blob: BlobRef,
 }
 
-impl<'a> From<&'a ScanResult> for FinalV1<&'a [Outcome]> {
-    fn from(it: &'a ScanResult) -> Self {
+impl FinalV1<[(); 0]> {
+    /// A result; its outcomes are left to be filled in.
+    pub(super) fn without_outcomes(it: &ScanResult) -> Self {
         let (mut completed, mut failed) = (None, None);
         match &it.verdict {
             Verdict::Completed(m) => {
                 completed = Some(Box::new(CompletedV1 {
                     platform: m.platform.clone(),
                     capabilities: m.capabilities.clone(),
-                    outcomes: m.outcomes.as_slice(),
+                    outcomes: [],
                     timings: m.timings.iter().cloned().map(TimingV1::from).collect(),
                     lost_checks: m.lost_checks,
                     planned_checks: m.planned_checks,

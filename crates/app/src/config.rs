@@ -356,9 +356,17 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         None => File::default(),
     };
     let url_file = flags.database_url_file.or(file.database.url_file);
+    let given = flags.database_url.as_deref().is_some_and(links::holds_password);
     let url = flags.database_url.or(file.database.url);
     if url.is_some() && url_file.is_some() {
         problems.push("give the database as a URL or as a file that holds it, not both".into());
+    }
+    if given {
+        // Others see both, and no help of ours makes it unseen: it is told, and used.
+        eprintln!(
+            "openwatch: the database URL holds a password, which others may see in the process list or the environment; \
+             --database-url-file keeps it in a file"
+        );
     }
     let database_url = match url_file {
         Some(path) => read_secret(&path).map_err(|problem| problems.push(problem)).ok(),
@@ -406,6 +414,9 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
             "api.client_ca asks clients for certificates, which needs api.certificate and api.key".into(),
         );
     }
+    let api_listen = listen("api.listen", flags.listen.or(file.api.listen), &mut problems);
+    let (encrypted, plain) = (api.identity.is_some(), file.api.plain_beyond_loopback);
+    problems.extend(api_listen.as_deref().and_then(|address| links::listening(address, encrypted, plain)));
     let settings = Settings {
         data_dir: flags.data_dir.or(file.data_dir),
         keys,
@@ -413,7 +424,7 @@ pub fn load(flags: Flags) -> Result<Settings, ConfigProblems> {
         database_url,
         nats_servers,
         nats_tls,
-        api_listen: listen("api.listen", flags.listen.or(file.api.listen), &mut problems),
+        api_listen,
         api_tls: api.identity,
         api_client_ca: api.ca,
         api_plain_beyond_loopback: file.api.plain_beyond_loopback,

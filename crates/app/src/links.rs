@@ -2,7 +2,7 @@
 //!
 //! Everything here is found out before anything is opened, each problem with its setting and what to do.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -67,10 +67,18 @@ pub fn nats(servers: &[String], tls: &LinkTls, plain: bool) -> Vec<String> {
     for server in servers {
         let Some((scheme, rest)) = server.split_once("://").filter(|(s, _)| ["nats", "tls"].contains(s))
         else {
-            problems.push(format!("NATS server `{server}` must begin with nats:// or tls://"));
+            problems
+                .push(format!("NATS server `{}` must begin with nats:// or tls://", without_user(server)));
             continue;
         };
-        if scheme == "nats" && !tls.is_given() && !plain && !is_here(host_of(rest)) {
+        if user_of(rest).is_some() {
+            // Not repeated: it may be a password.
+            problems.push(format!(
+                "the address of NATS server `{}` holds a user or a password: leave out what stands before the @; processes \
+                 show the NKEYs of their key directory",
+                host_of(rest)
+            ));
+        } else if scheme == "nats" && !tls.is_given() && !plain && !is_here(host_of(rest)) {
             problems.push(format!(
                 "NATS server `{server}` is beyond this machine and the way there is not encrypted: write tls://, or \
                  name its authorities with nats.ca (--nats-ca); nats.plain_beyond_loopback (--plain-nats) allows it"
@@ -105,14 +113,47 @@ pub fn database(url: &str, plain: bool) -> Vec<String> {
 /// What is wrong with the way to the API: whoever reads it has the token.
 pub fn api(url: &str, plain: bool) -> Option<String> {
     let Some((scheme, rest)) = url.split_once("://").filter(|(s, _)| ["http", "https"].contains(s)) else {
-        return Some(format!("the API address `{url}` must begin with https:// or http://"));
+        return Some(format!("the API address `{}` must begin with https:// or http://", without_user(url)));
     };
+    if user_of(rest).is_some() {
+        return Some(
+            "the API address holds a user or a password: leave out what stands before the @".to_owned(),
+        );
+    }
     (scheme == "http" && !plain && !is_here(host_of(rest))).then(|| {
         format!(
             "{url} is beyond this machine and the token would go there for everybody to read: write https://, with --ca \
              for a private authority; --plain allows it"
         )
     })
+}
+
+/// What is wrong with where the API listens: plain HTTP is for this machine.
+pub fn listening(address: &str, encrypted: bool, plain: bool) -> Option<String> {
+    let beyond = address.parse::<SocketAddr>().is_ok_and(|it| !it.ip().is_loopback());
+    (beyond && !encrypted && !plain).then(|| {
+        format!(
+            "api.listen: {address} can be reached from beyond this machine, and the tokens would come there for everybody to \
+             read: name api.certificate and api.key; api.plain_beyond_loopback allows it"
+        )
+    })
+}
+
+/// Whether a database address holds a password.
+pub fn holds_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    user_of(rest).is_some_and(|user| user.contains(':')) || rest.contains("password=")
+}
+
+/// An address without what stands before the `@`, which may be a password.
+fn without_user(address: &str) -> String {
+    address.rsplit_once('@').map_or_else(|| address.to_owned(), |(_, host)| format!("...@{host}"))
+}
+
+/// `user` of `user@host:port/path`.
+fn user_of(rest: &str) -> Option<&str> {
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit_once('@').map(|(user, _)| user)
 }
 
 /// `host` of `user@host:port/path`.
@@ -171,13 +212,29 @@ mod tests {
         }
         let plain = LinkTls::default();
         let with_ca = LinkTls { ca: Some("/x".into()), identity: None };
-        let (near, far) = (["nats://[::1]:4222".to_owned()], ["nats://a@n1:4222".to_owned()]);
+        let (near, far) = (["nats://[::1]:4222".to_owned()], ["nats://n1:4222".to_owned()]);
         assert!(nats(&near, &plain, false).is_empty() && nats(&far, &plain, true).is_empty());
         assert!(
             nats(&far, &with_ca, false).is_empty()
                 && nats(&["tls://n1".to_owned()], &plain, false).is_empty()
         );
         assert!(nats(&far, &plain, false)[0].contains("--nats-ca"));
+        for server in
+            ["nats://u:hunter2@127.0.0.1:4222", "tls://hunter2@n1", "u:hunter2@n1", "ws://u:hunter2@n1"]
+        {
+            let problems = nats(&[server.to_owned()], &plain, true);
+            assert!(problems.len() == 1 && !problems[0].contains("hunter2"), "{problems:?}");
+        }
+        assert!(!api("https://u:hunter2@ow", false).unwrap().contains("hunter2"));
+        assert!(
+            listening("0.0.0.0:80", false, false).is_some() && listening("[::]:80", false, false).is_some()
+        );
+        assert!(
+            listening("0.0.0.0:80", true, false).is_none()
+                && listening("127.0.0.1:80", false, false).is_none()
+        );
+        assert!(holds_password("postgres://u:p@db/x") && holds_password("postgres://db/x?password=p"));
+        assert!(!holds_password("postgres://u@db:5432/x"));
         let url = "postgres://u:hunter2@db:5/x?sslmode=require";
         let problems = database(url, false);
         assert!(problems[0].contains("verify-full") && !problems[0].contains("hunter2"), "{problems:?}");

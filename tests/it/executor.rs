@@ -3,6 +3,7 @@
 pub(crate) mod crew;
 mod fleet;
 mod jobs;
+mod lanes;
 mod lives;
 mod reasons;
 mod results;

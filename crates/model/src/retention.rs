@@ -83,7 +83,7 @@ pub const RETENTION: &[Retention] = &[
         "corpus",
         Kept::Hours(CORPUS_HOURS, Some("retention.corpora_days")),
         "caretaker",
-        "counts once no scan, host and policy names it; its bundle goes first",
+        "from its publication; never the newest, nor one that an open scan or the policy names; its bundle goes first",
     ),
     table("counter", Kept::Always, "nobody", "what all schedulers did so far: one row for each counter"),
     table("credential", Kept::Until("somebody removes it"), "api", "how to log in"),

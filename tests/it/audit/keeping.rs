@@ -6,6 +6,7 @@ use std::fs;
 
 use openwatch_app::run::Stage;
 use openwatch_bus::User;
+use openwatch_bus::subject::BUCKET_CORPORA;
 use openwatch_model::retention::{Kept, RETENTION, Store};
 use openwatch_tests::stages::TOFU;
 use openwatch_tests::{Database, Stages, eventually};
@@ -84,9 +85,48 @@ async fn the_caretaker_sweeps_what_has_had_its_day_and_nothing_else() {
                       ('x', 'new', sha256('a'), now(), now() + interval '1 day');",
         )
         .await;
+    // Deliveries that ended, long ago and of late, and one that waits; a try of each.
+    stages
+        .meddle(
+            "insert into channel (id, name, kind, created_by) values ('00000000-0000-0000-0000-000000000001', 'out', 'stdout', 'x');
+             insert into alert_delivery (id, transition, channel_id, payload, state, next_try_at, created_at, finished_at)
+               select gen_random_uuid(), n, '00000000-0000-0000-0000-000000000001', '{}',
+                 case when age is null then 'pending' else 'delivered' end, now() + interval '1 day', now(), now() - age
+               from (values (1, interval '91 days'), (2, interval '89 days'), (3, null)) as d (n, age);
+             insert into alert_delivery_attempt (delivery_id, attempt, delivered, tried_at)
+               select id, 1, false, now() from alert_delivery;",
+        )
+        .await;
+    // Corpora: one that nothing names, one that an open scan names, and one of yesterday, which a newer one has replaced.
+    let mut digests = Vec::new();
+    for (rule, age) in [("unnamed", 8), ("named", 8), ("young", 1), ("newest", 0)] {
+        stages.publish(&[(rule, "true")]).await;
+        let digest =
+            stages.texts("select digest from corpus order by published_at desc limit 1").await.remove(0);
+        stages
+            .meddle(&format!(
+                "update corpus set published_at = now() - interval '{age} days' where digest = '{digest}'"
+            ))
+            .await;
+        digests.push(digest);
+    }
+    let host = stages.host("web", 9).await;
+    stages.job(host, |job| job.corpus.clone_from(&digests[1])).await;
+    let gone = digests.remove(0);
+    digests.sort();
+
     let _process = stages.run(&[Stage::Scheduler]).await;
     let left = "select message_id from inbox where consumer = 'x' union all select key from idempotency_key";
     eventually("the sweep", || async { (stages.texts(left).await == ["new", "new"]).then_some(()) }).await;
+    let deliveries = "select d.transition || ' ' || count(a.*) from alert_delivery d
+                      left join alert_delivery_attempt a on a.delivery_id = d.id group by d.id order by 1";
+    assert_eq!(stages.texts(deliveries).await, ["2 1", "3 1"]);
+    assert_eq!(stages.number("select count(*) from alert_delivery_attempt").await, 2);
+    let kept = "select digest from corpus order by 1";
+    eventually("corpora", || async { (stages.texts(kept).await == digests).then_some(()) }).await;
+    let mut bundles = stages.admin.list_objects(BUCKET_CORPORA).await.unwrap();
+    bundles.sort();
+    assert_eq!(bundles, digests, "without {gone}");
 }
 
 // @spec audit

@@ -230,3 +230,33 @@ async fn a_refused_reload_changes_nothing_and_is_told() {
     let keys = fleet.keys("scheduler");
     ran(Program::new(["policy", "verify"]).arg(fleet.policy()).arg("--keys").arg(keys)).await;
 }
+
+// @spec scheduler
+// @ac AC-16
+#[tokio::test]
+async fn a_state_that_the_policy_does_not_name_waits_longest() {
+    println!("@spec scheduler");
+    println!("@ac AC-16");
+    let mut fleet = Fleet::prepare(&Ground::new(1).rules()).await;
+    write(&fleet.policy(), "version: 1.0.0\ntiers: {critical: 60}\n");
+    fleet.sign_policy().await;
+    let mut db = fleet.db().await;
+    hosts(&mut db, 2).await;
+    let critical = "update host_compliance_schedule s set compliance_state = 'critical', claim_order = claim_order('critical', next_scheduled_scan)
+                    from host h where h.id = s.host_id and h.name = 'host-2'";
+    execute(&mut db, critical).await;
+    fleet.spawn("scheduler");
+    fleet.spawn("api");
+    fleet.all_running().await;
+    eventually("both scans", || async {
+        (count(&mut fleet.db().await, "select count(*) from scan").await == 2).then_some(())
+    })
+    .await;
+    let waits = "select concat_ws(' ', h.name, current_interval_minutes, next_scheduled_scan - scan.queued_at)
+                 from host_compliance_schedule s join host h on h.id = s.host_id join scan on scan.host_id = h.id order by 1";
+    assert_eq!(texts(&mut db, waits).await, ["host-1 2880 2 days", "host-2 60 01:00:00"]);
+    let clamped = audited(&mut db, "scheduler.policy.clamped").await;
+    assert_eq!(clamped.len(), 0, "nothing was out of bounds: {clamped:?}");
+    let (_, stdout, _) = ran(fleet.client(&["host", "show", "host-1"])).await;
+    assert!(stdout.contains("unknown are scanned every 2880 minutes"), "{stdout}");
+}

@@ -43,16 +43,26 @@ async fn a_strict_worker_waits_for_a_person_and_says_what_it_saw() {
     let mut fleet = Fleet::prepare(&ground.rules()).await;
     std::fs::write(fleet.policy(), "version: 1.0.0\nhost_key_policy: require_known\n").unwrap();
     fleet.sign_policy().await;
-    for stage in ["api", "vault", "writer", "scheduler", "executor-1"] {
+    for stage in ["api", "vault", "writer", "executor-1"] {
         fleet.spawn(stage);
     }
     fleet.all_running().await;
     fleet.add_hosts(1, &sshd).await;
-    let ended = |count: usize| {
+    // Of another one the key is known beforehand.
+    let (pinned, home) = (Options::new().start(), tempfile::tempdir().unwrap());
+    let (key, port) = (home.path().join("key"), pinned.port().to_string());
+    std::fs::write(&key, pinned.private_key()).unwrap();
+    let key = key.display().to_string();
+    fleet.json(&["credential", "add", "own", "--user", pinned.user(), "--key-file", &key]).await;
+    let add = ["host", "add", "pinned", "--address", "127.0.0.1", "--port", &port, "--credential", "own"];
+    fleet.json(&add).await;
+    fleet.json(&["host", "accept-key", "pinned", "--key", &line(&pinned.host_keys()[0])]).await;
+    fleet.spawn("scheduler");
+    let ended = |host: &'static str, count: usize| {
         let rest = fleet.rest();
         async move {
             eventually("an ended scan", || async {
-                let page = rest.get("/scans?host=host-0").await;
+                let page = rest.get(&format!("/scans?host={host}")).await;
                 let all = page["items"].as_array()?.clone();
                 let over = |it: &Value| it["state"] == "completed" || it["state"] == "failed";
                 (all.len() >= count && all.iter().all(over)).then(|| all[0].clone())
@@ -60,11 +70,14 @@ async fn a_strict_worker_waits_for_a_person_and_says_what_it_saw() {
             .await
         }
     };
-    let scan = ended(1).await;
+    let scan = ended("pinned", 1).await;
+    assert_eq!(scan["state"], "completed", "its very first scan: {scan}");
+    let scan = ended("host-0", 1).await;
     assert_eq!(scan["failure"], "host_key_unknown", "{scan}");
     assert!(!sshd.log().contains("Accepted") && !sshd.log().contains("Failed"), "{}", sshd.log());
     let mut db = fleet.db().await;
-    assert_eq!(count(&mut db, &audited("credential.released")).await, 0, "no secret moved");
+    let released = "select h.name from audit_event a join host h on h.id = a.host_id where a.action = 'credential.released'";
+    assert_eq!(tables::texts(&mut db, released).await, ["pinned"], "no secret of the other moved");
 
     let keys = fleet.rest().get("/hosts/host-0/keys").await;
     let print = fingerprint(&sshd.host_keys()[0]).unwrap();
@@ -75,7 +88,7 @@ async fn a_strict_worker_waits_for_a_person_and_says_what_it_saw() {
     assert!(scan["failure_detail"].as_str().unwrap().contains(&print), "{scan}");
     fleet.json(&["host", "accept-key", "host-0", "--fingerprint", &print]).await;
     fleet.json(&["scan", "host-0"]).await;
-    let scan = ended(2).await;
+    let scan = ended("host-0", 2).await;
     assert_eq!(scan["state"], "completed", "{scan}");
 }
 

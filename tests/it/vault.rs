@@ -281,3 +281,38 @@ async fn only_the_current_attempt_of_an_open_scan_is_answered() {
     assert_eq!(refusals(&fleet).await.last().map(String::as_str), Some("scan_closed"));
     assert_eq!(count(&mut fleet.db().await, "select sum(grants)::bigint from scan").await, 1);
 }
+
+// @spec vault
+// @ac AC-04
+#[tokio::test]
+async fn a_secret_that_was_moved_to_another_row_opens_nothing() {
+    println!("@spec vault");
+    println!("@ac AC-04");
+    let (ground, sshd) = (Ground::new(1), sshd::Options::new().start());
+    let stack = Stack::with(&["--rules", &ground.rules_arg()]).await;
+    let rest = Rest::of(&stack.client());
+    for (name, default) in [("good", true), ("other", false)] {
+        let body = json!({ "name": name, "username": sshd.user(), "private_key": sshd.private_key(), "default": default });
+        rest.post("/credentials", body).await;
+    }
+    let data = stack.data_dir();
+    let encrypted = "select count(*) from credential where ciphertext is not null and sealed is null";
+    eventually("both encrypted", || async {
+        (count(&mut tables::private_db(&data).await, encrypted).await == 2).then_some(())
+    })
+    .await;
+    // Both hold the same key, so only the row that it was encrypted for can tell them apart.
+    let swap = "update credential c set ciphertext = o.ciphertext from credential o where o.name = 'good' and c.name = 'other'";
+    let mut db = tables::private_db(&data).await;
+    execute(&mut db, swap).await;
+    for (host, credential) in [("web", None), ("swapped", Some("other"))] {
+        let body =
+            json!({ "name": host, "address": "127.0.0.1", "port": sshd.port(), "credential": credential });
+        rest.post("/hosts", body).await;
+    }
+    assert_eq!(stack.ended_scans("web", 1).await[0]["state"], "completed");
+    let scans = stack.ended_scans("swapped", 1).await;
+    assert_eq!(scans[0]["failure"], "credential_decryption_failed", "{scans:?}");
+    let released = "select count(*) from audit_event where action = 'credential.released'";
+    assert_eq!(count(&mut db, released).await, 1, "that of the other host");
+}

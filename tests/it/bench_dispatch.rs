@@ -34,21 +34,21 @@ fn report(what: &str, times: i64, took: Duration) -> f64 {
     rate
 }
 
-/// Claims and inserts as the scheduler does, a hundred at a time, each hundred committed; nothing is told to anybody.
+/// Claims and inserts as the scheduler does, a hundred at a time of one half of the hosts, each hundred committed; nothing
+/// is told to anybody.
 const BARE: &str = "
   with claimed as (
     select s.host_id, s.compliance_state from host_compliance_schedule s
     join host h on h.id = s.host_id and h.deleted_at is null
     where s.claim_order <= now() and s.next_scheduled_scan <= now() and not s.maintenance_mode
+      and case uuid_hash(s.host_id) & 1 when $1 then true else false end
       and not exists (select from maintenance_request r where r.host_id = s.host_id and r.maintenance)
       and not exists (select from host_backoff_state b
                       where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > now())
       and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))
-    order by s.claim_order limit 100 for update of s skip locked
+    order by s.claim_order limit 100 for update of s skip locked for no key update of h skip locked
   ),
-  locked as materialized (
-    select h.id from host h join claimed c on c.host_id = h.id order by h.id for no key update of h
-  ),
+  locked as materialized (select host_id as id from claimed order by host_id),
   numbered as (
     update host h set last_number = h.last_number + 1 from locked where h.id = locked.id returning h.id, h.last_number
   ),
@@ -67,23 +67,29 @@ const BARE: &str = "
   )
   select count(*) from moved";
 
-/// What PostgreSQL reaches with the statement alone.
+/// What PostgreSQL reaches with the statement alone, by two connections as the scheduler has them.
 async fn bare(fleet: &Fleet, many: i64) -> f64 {
     let mut db = fleet.db().await;
     register(&mut db, many).await;
+    let (mut even, mut odd) = (fleet.db().await, fleet.db().await);
     let since = Instant::now();
+    tokio::join!(claim_all(&mut even, 0), claim_all(&mut odd, 1));
+    let rate = report("PostgreSQL: claim and insert, nothing else", many, since.elapsed());
+    assert_eq!(count(&mut db, "select count(*) from scan").await, many);
+    execute(&mut db, "delete from scan; delete from host").await;
+    execute(&mut db, "vacuum full").await;
+    rate
+}
+
+async fn claim_all(db: &mut PgConnection, half: i32) {
     loop {
         let mut tx = db.begin().await.unwrap();
-        let moved: i64 = sqlx::query_scalar(BARE).fetch_one(&mut *tx).await.unwrap();
+        let moved: i64 = sqlx::query_scalar(BARE).bind(half).fetch_one(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
         if moved == 0 {
             break;
         }
     }
-    let rate = report("PostgreSQL: claim and insert, nothing else", many, since.elapsed());
-    execute(&mut db, "delete from scan; delete from host").await;
-    execute(&mut db, "vacuum full").await;
-    rate
 }
 
 #[tokio::test(flavor = "multi_thread")]

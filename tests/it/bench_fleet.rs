@@ -2,13 +2,15 @@
 //! raw operations of the stages would take. `make bench` runs this; it prints, and judges nothing.
 
 mod raw;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use openwatch_app::private::{Durability, Kind};
 use openwatch_bus::User;
-use openwatch_tests::sshd::{self, Sshd};
+
+use self::targets::Targets;
 
 use crate::trunk::fleet::Fleet;
 use crate::trunk::ground::Ground;
@@ -22,13 +24,13 @@ fn many() -> i64 {
     std::env::var("OPENWATCH_BENCH_HOSTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 
-/// One command of each rule; a shell needs no process for it, so that the targets take as little as targets can.
+/// One command of each rule.
 fn command(rule: usize) -> String {
     format!("echo rule {rule} is fine; echo $PATH")
 }
 
 /// Processor seconds by process since it began, those of its ended children included.
-fn used(fleet: &mut Fleet, target: &Sshd) -> BTreeMap<String, f64> {
+fn used(fleet: &mut Fleet, target: &Targets) -> BTreeMap<String, f64> {
     let all = processes();
     let tree = |root: u32| {
         all.values().filter(|it| it.pid == root || it.parent == root).map(|it| it.seconds).sum::<f64>()
@@ -65,7 +67,7 @@ fn processes() -> BTreeMap<u32, Process> {
 }
 
 /// Scans every host once; processor seconds per scan without the targets'.
-async fn round(fleet: &mut Fleet, target: &Sshd, what: &str, hosts: i64) -> f64 {
+async fn round(fleet: &mut Fleet, target: &Targets, what: &str, hosts: i64) -> f64 {
     let mut db = fleet.db().await;
     let done = count(&mut db, "select count(*) from scan_ledger").await + hosts;
     let before = used(fleet, target);
@@ -123,7 +125,7 @@ async fn bench_fleet() {
     (0..RULES).for_each(|n| {
         ground.rule(&format!("cis-bench-rule-{n:03}"), &format!("method: command\n      run: {}", command(n)))
     });
-    let target = sshd::Options::new().config("MaxStartups 2000").start();
+    let target = Targets::start();
     let mut fleet = Fleet::prepare_as(&ground.rules(), Durability::Full).await;
     for stage in STAGES {
         match stage {
@@ -132,7 +134,7 @@ async fn bench_fleet() {
         }
     }
     fleet.all_running().await;
-    fleet.add_hosts(0, &target).await;
+    fleet.add_key("root", target.private_key()).await;
     let hosts = many();
     let mut db = fleet.db().await;
     // Registered, and due when the clock is started.

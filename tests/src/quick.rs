@@ -18,18 +18,23 @@ enum Line {
 }
 
 impl Act {
-    /// Answers a lane: what begins with `echo WORDS;` says so, a pipe is read when `gate` is open, and the rest fails.
+    /// Answers a lane, or a plain script: what begins with `echo WORDS;` says so, a pipe is read when `gate` is open, and the
+    /// rest fails.
     pub async fn quick(mut self, mut gate: watch::Receiver<bool>) {
         if self.command.is_none() {
             return;
         }
         let (mut script, mut nonce) = (String::new(), None);
+        let mut plain = String::new();
         while let Some(bytes) = self.input.recv().await {
             script.push_str(&String::from_utf8_lossy(&bytes));
             let (mut out, mut err) = (String::new(), String::new());
             while let Some((line, length)) = next_line(&script) {
                 let text = script.drain(..length).collect::<String>();
-                let Some(n) = nonce.clone().or_else(|| told(&text)) else { continue };
+                let Some(n) = nonce.clone().or_else(|| told(&text)) else {
+                    plain.push_str(&text);
+                    continue;
+                };
                 if nonce.is_none() {
                     out = format!("\n{n} H 1 - t\n");
                     err = format!("\n{n} H\n");
@@ -68,6 +73,11 @@ impl Act {
             if !err.is_empty() {
                 self.err(err).await;
             }
+        }
+        if nonce.is_none() {
+            self.out(plain.lines().map(|command| answer(command).0).collect::<String>()).await;
+            let _ = self.handle.exit_status_request(self.channel, 0).await;
+            let _ = self.handle.close(self.channel).await;
         }
     }
 }

@@ -6,7 +6,6 @@ use openwatch_app::private::Kind;
 use openwatch_bus::message::result::{Final, decode_final, encode_final};
 use openwatch_bus::{Bus, Outgoing, User};
 use openwatch_model::{HostId, ScanId};
-use openwatch_tests::sshd::Sshd;
 use openwatch_tests::stages::{measured, plain};
 use russh::ChannelMsg;
 use russh::client::{Config, Handler, connect};
@@ -14,6 +13,7 @@ use russh::keys::{PrivateKeyWithHashAlg, PublicKeyOrCertificate, decode_secret_k
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
+use super::targets::Targets;
 use super::{RULES, command, processes};
 use crate::trunk::fleet::Fleet;
 use crate::writer::outcomes;
@@ -69,12 +69,12 @@ impl Handler for Any {
 }
 
 /// One connection, one login, one execution of every command, its output.
-async fn session(target: &Sshd, script: &str) -> usize {
+async fn session(target: &Targets, script: &str) -> usize {
     let config = Arc::new(Config { nodelay: true, ..Config::default() });
     let mut handle = connect(config, ("127.0.0.1", target.port()), Any).await.unwrap();
     let key =
         PrivateKeyWithHashAlg::new(Arc::new(decode_secret_key(target.private_key(), None).unwrap()), None);
-    assert!(handle.authenticate_publickey(target.user(), key).await.unwrap().success());
+    assert!(handle.authenticate_publickey("root", key).await.unwrap().success());
     let mut channel = handle.channel_open_session().await.unwrap();
     channel.exec(false, "sh").await.unwrap();
     channel.data(script.as_bytes()).await.unwrap();
@@ -159,7 +159,7 @@ async fn rows(db: &mut PgConnection, hosts: &[Uuid]) {
 }
 
 /// Processor seconds per scan, all parts together; prints each. No stage runs any more.
-pub(super) async fn sum(fleet: &mut Fleet, target: &Sshd, traffic: &Traffic) -> f64 {
+pub(super) async fn sum(fleet: &mut Fleet, target: &Targets, traffic: &Traffic) -> f64 {
     for stage in fleet.names() {
         fleet.take(&stage).kill();
     }

@@ -182,18 +182,23 @@ impl Fleet {
 
     /// Stores the target's key as the default credential, and registers so many hosts `host-0`, all of them this target.
     pub(crate) async fn add_hosts(&self, count: usize, sshd: &Sshd) {
-        let key = self.dir.path().join("target.key");
-        std::fs::write(&key, sshd.private_key()).unwrap();
-        let key = key.display().to_string();
-        // The API may be a moment away.
+        self.add_key(sshd.user(), sshd.private_key()).await;
         let rest = self.rest();
-        eventually("the API", || async { rest.ask(reqwest::Method::GET, "/hosts", None, None).await }).await;
-        self.json(&["credential", "add", "key", "--user", sshd.user(), "--key-file", &key, "--default"])
-            .await;
         for number in 0..count {
             let host = serde_json::json!({ "name": format!("host-{number}"), "address": "127.0.0.1", "port": sshd.port() });
             rest.post("/hosts", host).await;
         }
+    }
+
+    /// Stores a private key as the default credential.
+    pub(crate) async fn add_key(&self, user: &str, private_key: &str) {
+        let key = self.dir.path().join("target.key");
+        std::fs::write(&key, private_key).unwrap();
+        let key = key.display().to_string();
+        // The API may be a moment away.
+        let rest = self.rest();
+        eventually("the API", || async { rest.ask(reqwest::Method::GET, "/hosts", None, None).await }).await;
+        self.json(&["credential", "add", "key", "--user", user, "--key-file", &key, "--default"]).await;
     }
 
     /// A connection that may do everything.

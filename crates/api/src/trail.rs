@@ -8,7 +8,7 @@ use openwatch_bus::trace::Traceparent;
 use openwatch_model::HostId;
 use openwatch_model::audit::Audit;
 use openwatch_store::audit::{self, AuditRow};
-use openwatch_store::outbox::{self, OutboxMessage};
+use openwatch_store::outbox::{self, OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx};
 
 use crate::state::Asking;
@@ -20,7 +20,7 @@ pub const SENDER: &str = "api";
 pub(crate) async fn record<A: Audit>(tx: &mut Tx<'_>, asking: &Asking, event: &A) -> Result<(), StoreError> {
     let row = audit::row(tx, &asking.actor(), event, &asking.context());
     let message = message(records(row.clone()).encode(Some(Traceparent::new_root())));
-    outbox::tell(tx, SENDER, &[row], &[message]).await
+    outbox::tell(tx, &Told { sender: SENDER, rows: vec![row], messages: vec![message] }).await
 }
 
 /// Tells that something happened.

@@ -10,8 +10,8 @@ use openwatch_bus::trace::Traceparent;
 use openwatch_model::audit::{Actor, Audit};
 use openwatch_model::{HostId, Timestamp};
 use openwatch_store::audit::{AuditRow, Context};
-use openwatch_store::outbox::{self, OutboxMessage};
-use openwatch_store::{StoreError, Tx, audit};
+use openwatch_store::outbox::{self, OutboxMessage, Told};
+use openwatch_store::{Moment, StoreError, Tx, audit};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -77,49 +77,54 @@ impl Out {
     }
 
     /// Sends an event, dated as the `tx`. Returns its id.
-    pub(crate) fn event(&mut self, tx: &Tx<'_>, host: Option<HostId>, body: impl Into<Body>) -> Uuid {
-        self.event_at(tx, host, body, tx.now())
+    pub(crate) fn event(&mut self, moment: &Moment, host: Option<HostId>, body: impl Into<Body>) -> Uuid {
+        self.event_at(moment, host, body, moment.now())
     }
 
     /// Sends an event dated by what it speaks of, so that order does not depend on when a stage got round to it.
     pub(crate) fn event_at(
         &mut self,
-        tx: &Tx<'_>,
+        moment: &Moment,
         host: Option<HostId>,
         body: impl Into<Body>,
         at: Timestamp,
     ) -> Uuid {
-        let id = tx.new_id();
+        let id = moment.new_id();
         let event = Event { id, host, at, cause: self.context.cause.clone(), body: body.into() };
         self.told.push(event.encode(Some(self.trace.child())));
         id
     }
 
     /// Puts an event into the audit log, and sends it to the audit stream.
-    pub(crate) fn audit<A: Audit>(&mut self, tx: &Tx<'_>, event: &A) {
-        self.audit_many(tx, std::slice::from_ref(event));
+    pub(crate) fn audit<A: Audit>(&mut self, moment: &Moment, event: &A) {
+        self.audit_many(moment, std::slice::from_ref(event));
     }
 
     /// Many events of one code: a first scan has a finding per rule.
-    pub(crate) fn audit_many<A: Audit>(&mut self, tx: &Tx<'_>, events: &[A]) {
+    pub(crate) fn audit_many<A: Audit>(&mut self, moment: &Moment, events: &[A]) {
         if !events.is_empty() {
-            let rows = events.iter().map(|event| audit::row(tx, &self.actor, event, &self.context));
+            let rows = events.iter().map(|event| audit::row(moment, &self.actor, event, &self.context));
             self.audit.entry(A::CODE).or_default().extend(rows);
         }
     }
 
-    /// Writes all of it: the log, and the outbox.
-    pub(crate) async fn flush(mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+    /// All of it, to be written with something else.
+    pub(crate) fn told(mut self, moment: &Moment) -> Told<'static> {
         for (code, rows) in &self.audit {
             for chunk in rows.chunks(CHUNK) {
-                self.told.push(records(tx, code, chunk).encode(Some(self.trace.child())));
+                self.told.push(records(moment, code, chunk).encode(Some(self.trace.child())));
             }
         }
         let mut messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
         messages.extend(together(self.batch));
         messages.extend(together(self.told));
-        let rows: Vec<AuditRow> = self.audit.into_values().flatten().collect();
-        outbox::tell(tx, self.sender, &rows, &messages).await
+        Told { sender: self.sender, rows: self.audit.into_values().flatten().collect(), messages }
+    }
+
+    /// Writes all of it: the log, and the outbox.
+    pub(crate) async fn flush(self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let told = self.told(tx);
+        outbox::tell(tx, &told).await
     }
 
     /// [`Out::flush`], then commits.
@@ -130,14 +135,14 @@ impl Out {
 }
 
 /// Rows of one code share severity, actor and cause: they come from one `tx` of one stage.
-fn records<'a>(tx: &Tx<'_>, code: &str, rows: &'a [AuditRow]) -> Records<&'a Value> {
+fn records<'a>(moment: &Moment, code: &str, rows: &'a [AuditRow]) -> Records<&'a Value> {
     let first = rows.first();
     let of = |pick: fn(&AuditRow) -> String| first.map(pick).unwrap_or_default();
     Records {
-        id: tx.new_id(),
+        id: moment.new_id(),
         code: code.to_owned(),
         severity: of(|row| row.severity.clone()),
-        at: tx.now(),
+        at: moment.now(),
         cause: first.and_then(|row| row.cause.clone()),
         actor_type: of(|row| row.actor_type.clone()),
         actor: of(|row| row.actor.clone()),

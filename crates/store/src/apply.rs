@@ -1,9 +1,10 @@
 //! Applying a result: what differs is written, and nothing else (design section 5).
 //!
 //! [`unchanged`] when the digest is the one of the scan before; else [`compare`], ask the model about each
-//! difference, and [`write()`]. All of it under the locks of [`crate::end::open`].
+//! difference, and [`write()`], under the locks of [`crate::end::open`].
 
 mod rows;
+mod unchanged;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,8 @@ use openwatch_model::host::Platform;
 use openwatch_model::scan::RuleTiming;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::transaction::{Change, RuleState};
+
+pub use self::unchanged::unchanged;
 
 use crate::end::{self, Entry, Found, OpenScan, Source};
 use crate::finding::Finding;
@@ -114,54 +117,6 @@ pub async fn compare(
     comparison.differences.sort_by_key(|d| d.index);
     comparison.dropped.sort();
     Ok(comparison)
-}
-
-/// Ends a full scan that found what the one before found: a ledger row says so, and no rule is touched. Called by the
-/// writer when [`OpenScan::found_before`] knows the scan's digest.
-///
-/// # Errors
-/// See [`end::fail`].
-pub async fn unchanged(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
-    // What nearly every scan does, in one statement. Counts are those on record; the digest is the one before, which the
-    // ledger has there.
-    sqlx::query!(
-        "with recovered as (
-           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
-           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
-         ),
-         moved as (
-           update host_state
-           set full_seq = full_seq + 1, applied_number = $2, full_number = $2, full_scan_id = $3, full_at = $4,
-               compliance_state = $5, platform = $6, capabilities = $7
-           where host_id = $1
-           returning full_seq, pass, fail, skipped, error, critical_failing
-         ),
-         recorded as (
-           insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
-             critical_failing, compliance_state, unchanged, summary, timings, worker, applied_at)
-           select $3, $1, $2, $8, 'completed', true, m.full_seq, m.pass, m.fail, m.skipped, m.error, m.critical_failing, $5,
-             true, $9, $10, $11, $4
-           from moved m
-         )
-         update scan
-         set state = 'completed', finished_at = $4, worker = coalesce($11, worker), engine = coalesce($12, engine)
-         where id = $3",
-        open.host.0,
-        open.number,
-        open.scan.0,
-        tx.now(),
-        done.state.as_str(),
-        serde_json::json!(done.platform),
-        serde_json::json!(done.capabilities),
-        i32::try_from(done.source.attempt).unwrap_or(i32::MAX),
-        kept::summary(done.summary),
-        kept::timings(done.timings),
-        done.source.worker,
-        done.source.engine,
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(())
 }
 
 /// Ends a scan and writes what differs: evidence, rule state, the transactions that the model made of the

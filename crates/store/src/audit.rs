@@ -2,6 +2,8 @@
 
 mod clean;
 
+use std::time::Duration;
+
 use openwatch_model::Timestamp;
 use openwatch_model::audit::{Actor, Audit};
 use serde::Serialize;
@@ -9,7 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::page::{Page, Paged};
-use crate::{StoreError, Tx};
+use crate::{Moment, StoreError, Tx};
 
 /// What an event belongs to, beside its detail.
 #[derive(Clone, Debug, Default)]
@@ -52,14 +54,14 @@ pub struct AuditRow {
 
 /// The row of an event, yet to be written: [`crate::outbox::tell`] does that together with the message that carries it.
 /// Called by every stage.
-pub fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -> AuditRow {
+pub fn row<A: Audit>(moment: &Moment, actor: &Actor, event: &A, context: &Context) -> AuditRow {
     let mut detail = serde_json::to_value(event).unwrap_or(Value::Null);
     if !detail.is_object() {
         detail = Value::Object(serde_json::Map::new());
     }
     let redactions = clean::clean(&mut detail);
     AuditRow {
-        id: tx.new_id(),
+        id: moment.new_id(),
         code: A::CODE.to_owned(),
         severity: A::SEVERITY.as_str().to_owned(),
         actor_type: actor.kind().to_owned(),
@@ -69,7 +71,7 @@ pub fn row<A: Audit>(tx: &Tx<'_>, actor: &Actor, event: &A, context: &Context) -
         policy_version: context.policy_version.clone(),
         detail,
         redactions,
-        occurred_at: tx.now(),
+        occurred_at: moment.now(),
     }
 }
 
@@ -133,6 +135,12 @@ fn uuid_field(detail: &Value, name: &str) -> Option<Uuid> {
     detail.get(name)?.as_str()?.parse().ok()
 }
 
+/// No id of that millisecond or a later one is less.
+fn first_id(at: Timestamp) -> Uuid {
+    let millis = u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+    uuid::Builder::from_unix_timestamp_millis(millis, &[0; 10]).into_uuid()
+}
+
 /// Whether the log names a migration already.
 pub(crate) async fn migration_is_recorded(tx: &mut Tx<'_>, version: i64) -> Result<bool, StoreError> {
     Ok(sqlx::query_scalar!(
@@ -165,12 +173,11 @@ pub struct Filter {
     pub until: Option<Timestamp>,
 }
 
-/// Reads the log, newest first. Called by the API.
+/// Reads the log, newest first: in the order of ids, which is that of time but within a millisecond. Called by the API.
 ///
 /// # Errors
 /// The database is away.
 pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged<AuditRow>, StoreError> {
-    let (after, after_id) = page.after();
     let (code, category) = match &filter.code {
         Some(code) if !code.contains('.') => (None, Some(code)),
         code => (code.as_ref(), None),
@@ -182,27 +189,28 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
          where ($1::text is null or action = $1)
            and ($2::uuid is null or host_id = $2)
            and ($3::text is null or cause = $3)
-           and ($4::timestamptz is null or occurred_at >= $4)
-           and ($5::timestamptz is null or occurred_at < $5)
-           and ($6::timestamptz is null or (occurred_at, id) < ($6, $7))
+           and ($4::timestamptz is null or (occurred_at >= $4 and id >= $6))
+           and ($5::timestamptz is null or (occurred_at < $5 and id < $13))
+           and ($7::uuid is null or id < $7)
            and ($9::text is null or split_part(action, '.', 1) = $9)
            and ($10::text is null or severity = $10)
            and ($11::text is null or actor_label = $11)
            and ($12::text is null or correlation_id = $12)
-         order by occurred_at desc, id desc
+         order by id desc
          limit $8",
         code,
         filter.host.map(|h| h.0),
         filter.cause,
         filter.since,
         filter.until,
-        after,
-        after_id,
+        filter.since.map(first_id),
+        page.cursor.map(|cursor| cursor.id),
         page.fetch(),
         category,
         filter.severity,
         filter.actor,
         filter.correlation,
+        filter.until.map(|until| first_id(until + Duration::from_millis(1))),
     )
     .fetch_all(tx.connection())
     .await?;
@@ -225,6 +233,18 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_are_told_apart_by_time() {
+        let at = time::macros::datetime!(2026-01-15 12:00:00.123456 UTC);
+        let id = |at: Timestamp, rest: u8| {
+            let millis = (at.unix_timestamp_nanos() / 1_000_000) as u64;
+            uuid::Builder::from_unix_timestamp_millis(millis, &[rest; 10]).into_uuid()
+        };
+        assert!(first_id(at) <= id(at, 0) && first_id(at) <= id(at, 0xff));
+        assert!(first_id(at + Duration::from_millis(1)) > id(at, 0xff));
+        assert!(first_id(at) > id(at - Duration::from_millis(1), 0xff));
+    }
 
     #[test]
     fn the_narrowest_resource_is_named() {

@@ -1,5 +1,5 @@
 //! How scans end: whoever inserts the ledger's row has ended the scan. Every way of ending goes through `close` here, but
-//! for the one that happens all day, [`crate::apply::unchanged`].
+//! for the one that happens all day, [`mod@crate::apply::unchanged`].
 
 use openwatch_model::drift::Summary;
 use openwatch_model::outcome::Counts;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::finding::{self, Finding};
 use crate::host::count;
 use crate::words::{compliance_state, lane, scan_state};
-use crate::{Store, StoreError, Tx};
+use crate::{Moment, Store, StoreError, Tx};
 
 /// Whether a scan may be ended now.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,8 +106,42 @@ impl OpenScan {
     }
 }
 
-/// Begins a transaction in which a scan can be ended: [`open`], with a round trip less, for what happens all day. Called
-/// by the writer for every result.
+/// What [`open`] and [`glance`] read, with `for update` or without.
+macro_rules! facts {
+    ($scan:expr, $lock:tt) => {
+        sqlx::query_as!(
+            Facts,
+            r#"select now() as "now!", s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane,
+                 s.actor, s.correlation, s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
+                 hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at,
+                 hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing
+               from scan s join host_state hs on hs.host_id = s.host_id
+               where s.id = $1 "# + $lock,
+            $scan.0
+        )
+    };
+}
+
+/// Looks at a scan of a host without holding it; absent when it has ended, or is none. Called by the writer for every
+/// result: nearly all of them [`crate::apply::unchanged`] can end by what was seen.
+///
+/// # Errors
+/// The database is away.
+pub async fn glance(
+    store: &Store,
+    scan: ScanId,
+    host: HostId,
+) -> Result<Option<(Moment, Box<OpenScan>)>, StoreError> {
+    let Some(row) = facts!(scan, "").fetch_optional(store.pool()).await? else { return Ok(None) };
+    let moment = Moment::at(row.now);
+    match row.ending(scan, Some(host))? {
+        Ending::Open(open) => Ok(Some((moment, open))),
+        Ending::Ended | Ending::OtherHost(_) | Ending::Unknown => Ok(None),
+    }
+}
+
+/// Begins a transaction in which a scan can be ended: [`open`], with a round trip less. Called by the writer for every
+/// result that finds something new.
 ///
 /// # Errors
 /// The database is away.
@@ -134,7 +168,7 @@ pub async fn open(tx: &mut Tx<'_>, scan: ScanId, host: Option<HostId>) -> Result
     }
 }
 
-struct Locked {
+struct Facts {
     now: Timestamp,
     host_id: Uuid,
     number: i64,
@@ -167,23 +201,11 @@ struct Locked {
 }
 
 /// What is locked is read as it is after waiting for whoever held it: a scan that was ended meanwhile says so.
-async fn locked(connection: &mut PgConnection, scan: ScanId) -> Result<Option<Locked>, StoreError> {
-    Ok(sqlx::query_as!(
-        Locked,
-        r#"select now() as "now!", s.host_id, s.number, s.state, s.attempt, s.rescues, s.tag, s.framework, s.rules, s.lane,
-             s.actor, s.correlation, s.policy_version, s.queued_at, s.issued_at, s.started_at, s.timeout_sec,
-             hs.applied_number, hs.compliance_state, hs.full_digest, hs.full_seq, hs.full_number, hs.full_scan_id, hs.full_at,
-             hs.pass, hs.fail, hs.skipped, hs.error, hs.critical_failing
-           from scan s join host_state hs on hs.host_id = s.host_id
-           where s.id = $1
-           for update"#,
-        scan.0
-    )
-    .fetch_optional(connection)
-    .await?)
+async fn locked(connection: &mut PgConnection, scan: ScanId) -> Result<Option<Facts>, StoreError> {
+    Ok(facts!(scan, "for update").fetch_optional(connection).await?)
 }
 
-impl Locked {
+impl Facts {
     fn ending(self, scan: ScanId, host: Option<HostId>) -> Result<Ending, StoreError> {
         let row = self;
         if host.is_some_and(|claimed| claimed.0 != row.host_id) {

@@ -54,4 +54,4 @@ pub use listen::{Listener, Wake};
 pub use migrate::{SchemaState, migrate, schema_state};
 pub use page::{Cursor, Page, Paged};
 pub use relay_lock::RelayLock;
-pub use tx::Tx;
+pub use tx::{Moment, Tx};

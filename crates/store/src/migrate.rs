@@ -4,7 +4,7 @@ use openwatch_model::audit::{Actor, MigrationApplied};
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{ConnectOptions, Connection, PgConnection};
 
-use crate::outbox::OutboxMessage;
+use crate::outbox::{OutboxMessage, Told};
 use crate::{Role, StoreError, Tx, audit, connect, outbox};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
@@ -57,7 +57,7 @@ pub async fn migrate(
             let event = MigrationApplied { version };
             let row = audit::row(&tx, &Actor::Operator, &event, &audit::Context::default());
             let message = tell(&row);
-            outbox::tell(&mut tx, sender, &[row], &[message]).await?;
+            outbox::tell(&mut tx, &Told { sender, rows: vec![row], messages: vec![message] }).await?;
             applied.push(version);
         }
     }

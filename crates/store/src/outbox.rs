@@ -24,6 +24,38 @@ pub struct OutboxMessage {
     pub packed: bool,
 }
 
+/// What a unit of work tells: rows of the audit log, and messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told<'a> {
+    /// Stage whose relay sends the messages.
+    pub sender: &'a str,
+    /// For the log.
+    pub rows: Vec<AuditRow>,
+    /// For the bus.
+    pub messages: Vec<OutboxMessage>,
+}
+
+/// Messages, a list for each column.
+pub(crate) struct Lines<'a> {
+    pub(crate) ids: Vec<&'a str>,
+    pub(crate) subjects: Vec<&'a str>,
+    pub(crate) headers: Vec<serde_json::Value>,
+    pub(crate) payloads: Vec<&'a [u8]>,
+    pub(crate) packed: Vec<bool>,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn of(messages: &'a [OutboxMessage]) -> Self {
+        Self {
+            ids: messages.iter().map(|m| m.message_id.as_str()).collect(),
+            subjects: messages.iter().map(|m| m.subject.as_str()).collect(),
+            headers: messages.iter().map(|m| serde_json::json!(m.headers)).collect(),
+            payloads: messages.iter().map(|m| m.payload.as_slice()).collect(),
+            packed: messages.iter().map(|m| m.packed).collect(),
+        }
+    }
+}
+
 /// A message that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
@@ -48,7 +80,7 @@ pub struct Depth {
 /// # Errors
 /// The database is away, or a subject is malformed.
 pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> Result<(), StoreError> {
-    tell(tx, sender, &[], messages).await
+    write(tx, sender, &[], messages).await
 }
 
 /// Writes rows of the audit log and puts messages in line ([`put`]), in one statement: everything that is done is told
@@ -56,7 +88,11 @@ pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> R
 ///
 /// # Errors
 /// The database is away, or a subject is malformed.
-pub async fn tell(
+pub async fn tell(tx: &mut Tx<'_>, told: &Told<'_>) -> Result<(), StoreError> {
+    write(tx, told.sender, &told.rows, &told.messages).await
+}
+
+async fn write(
     tx: &mut Tx<'_>,
     sender: &str,
     rows: &[AuditRow],
@@ -65,12 +101,7 @@ pub async fn tell(
     if rows.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let log = Columns::of(rows);
-    let ids: Vec<&str> = messages.iter().map(|m| m.message_id.as_str()).collect();
-    let subjects: Vec<&str> = messages.iter().map(|m| m.subject.as_str()).collect();
-    let headers: Vec<serde_json::Value> = messages.iter().map(|m| serde_json::json!(m.headers)).collect();
-    let payloads: Vec<&[u8]> = messages.iter().map(|m| m.payload.as_slice()).collect();
-    let packed: Vec<bool> = messages.iter().map(|m| m.packed).collect();
+    let (log, lines) = (Columns::of(rows), Lines::of(messages));
     sqlx::query!(
         "with logged as (
            insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id,
@@ -94,12 +125,12 @@ pub async fn tell(
          insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
          select $1, message_id, subject, headers, payload, true, $6 from message where packed order by place",
         sender,
-        &ids as &[&str],
-        &subjects as &[&str],
-        &headers,
-        &payloads as &[&[u8]],
+        &lines.ids as &[&str],
+        &lines.subjects as &[&str],
+        &lines.headers,
+        &lines.payloads as &[&[u8]],
         tx.now(),
-        &packed,
+        &lines.packed,
         &log.ids,
         &log.codes as &[&str],
         &log.severities as &[&str],

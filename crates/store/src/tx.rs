@@ -1,37 +1,65 @@
 //! A database transaction: the only way to change anything.
 
+use std::ops::Deref;
+
 use openwatch_model::Timestamp;
 use sqlx::{Acquire, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::StoreError;
 
-/// A database transaction. Dropped without [`Tx::commit`], it never happened.
+/// The one time for every decision of a unit of work: the database's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    now: Timestamp,
+}
+
+impl Moment {
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self { now }
+    }
+
+    /// The database's time when this unit of work began, in microseconds.
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// A new id whose order is the order of these times: UUIDv7 of [`Moment::now`], not of this machine's clock.
+    pub fn new_id(&self) -> Uuid {
+        let seconds = u64::try_from(self.now.unix_timestamp()).unwrap_or(0);
+        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, self.now.nanosecond()))
+    }
+}
+
+/// A database transaction, which has its [`Moment`]. Dropped without [`Tx::commit`], it never happened.
 pub struct Tx<'a> {
     inner: Transaction<'a, Postgres>,
-    now: Timestamp,
+    moment: Moment,
+}
+
+impl Deref for Tx<'_> {
+    type Target = Moment;
+
+    fn deref(&self) -> &Moment {
+        &self.moment
+    }
 }
 
 impl std::fmt::Debug for Tx<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tx").field("now", &self.now).finish_non_exhaustive()
+        f.debug_struct("Tx").field("moment", &self.moment).finish_non_exhaustive()
     }
 }
 
 impl<'a> Tx<'a> {
     pub(crate) async fn open(mut inner: Transaction<'a, Postgres>) -> Result<Self, StoreError> {
         let now = sqlx::query_scalar!(r#"select now() as "now!""#).fetch_one(&mut *inner).await?;
-        Ok(Self { inner, now })
+        Ok(Self { inner, moment: Moment::at(now) })
     }
 
     /// Of a transaction whose time a statement has told on the way.
     pub(crate) fn begun(inner: Transaction<'a, Postgres>, now: Timestamp) -> Self {
-        Self { inner, now }
-    }
-
-    /// The database's time when this transaction began, in microseconds: the one time for every decision within it.
-    pub fn now(&self) -> Timestamp {
-        self.now
+        Self { inner, moment: Moment::at(now) }
     }
 
     /// Makes everything done in it happen.
@@ -47,14 +75,8 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// The connection is gone.
     pub async fn savepoint(&mut self) -> Result<Tx<'_>, StoreError> {
-        let now = self.now;
-        Ok(Tx { inner: self.inner.begin().await?, now })
-    }
-
-    /// A new id whose order is the order of transactions' times: UUIDv7 of [`Tx::now`], not of this machine's clock.
-    pub fn new_id(&self) -> Uuid {
-        let seconds = u64::try_from(self.now.unix_timestamp()).unwrap_or(0);
-        Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, self.now.nanosecond()))
+        let moment = self.moment;
+        Ok(Tx { inner: self.inner.begin().await?, moment })
     }
 
     pub(crate) fn connection(&mut self) -> &mut PgConnection {

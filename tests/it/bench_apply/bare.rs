@@ -68,54 +68,51 @@ async fn donor(db: &mut PgConnection, host: HostId) -> Donor {
     }
 }
 
-/// The same rows for other hosts: texts and hashes are made before the clock runs.
-pub(super) async fn first_seen(bench: &mut Bench, from: HostId, name: &str, times: usize) -> Vec<Cost> {
+/// The same rows for another host: texts and hashes are made before the clock runs.
+pub(super) async fn first_seen(bench: &mut Bench, from: HostId, name: &str) -> Cost {
     let it = donor(&mut bench.db, from).await;
     assert_eq!((it.rules.len(), it.details.len()), (super::RULES, super::RULES));
     assert!(it.outbox.len() > 2, "{}", it.outbox.len());
-    let mut costs = Vec::new();
-    for n in 0..times {
-        let other = format!("bare-{n}");
-        let host = bench.host(&other).await;
-        bench.message(host, &[]).await;
-        let scan: Uuid = sqlx::query_scalar("select id from scan where host_id = $1")
-            .bind(host.0)
-            .fetch_one(&mut bench.db)
-            .await
-            .unwrap();
-        let bodies: Vec<String> = it.rules.iter().map(|r| r.4.replace(name, &other)).collect();
-        let hashes: Vec<Vec<u8>> = bodies.iter().map(|body| Sha256::digest(body).to_vec()).collect();
-        let ids = |many: usize| (0..many).map(|_| Uuid::now_v7()).collect::<Vec<_>>();
-        let query = sqlx::query(BARE)
-            .bind(scan)
-            .bind(host.0)
-            .bind(from.0)
-            .bind(bench.version.clone())
-            .bind(hashes)
-            .bind(bodies)
-            .bind(it.rules.iter().map(|r| r.5).collect::<Vec<_>>())
-            .bind(it.rules.iter().map(|r| r.0.clone()).collect::<Vec<_>>())
-            .bind(it.rules.iter().map(|r| r.1.clone()).collect::<Vec<_>>())
-            .bind(it.rules.iter().map(|r| r.2.clone()).collect::<Vec<_>>())
-            .bind(it.rules.iter().map(|r| r.3.clone()).collect::<Vec<_>>())
-            .bind(ids(it.rules.len()))
-            .bind(it.details.clone())
-            .bind(ids(it.outbox.len()))
-            .bind(it.outbox.iter().map(|o| o.0.clone()).collect::<Vec<_>>())
-            .bind(it.outbox.iter().map(|o| o.1.clone()).collect::<Vec<_>>())
-            .bind(it.outbox.iter().map(|o| o.2.clone()).collect::<Vec<_>>());
-        let from = bench.place().await;
-        let since = Instant::now();
-        query.execute(&mut bench.db).await.unwrap();
-        let took = since.elapsed();
-        let to = bench.place().await;
-        let (records, images) = bench.written(&from, &to).await;
-        costs.push(Cost { took, records, images });
-    }
-    costs
+    let other = format!("bare-{name}");
+    let host = bench.host(&other).await;
+    bench.message(host, &[]).await;
+    let scan: Uuid = sqlx::query_scalar("select id from scan where host_id = $1")
+        .bind(host.0)
+        .fetch_one(&mut bench.db)
+        .await
+        .unwrap();
+    let bodies: Vec<String> = it.rules.iter().map(|r| r.4.replace(name, &other)).collect();
+    let hashes: Vec<Vec<u8>> = bodies.iter().map(|body| Sha256::digest(body).to_vec()).collect();
+    let ids = |many: usize| (0..many).map(|_| Uuid::now_v7()).collect::<Vec<_>>();
+    let query = sqlx::query(BARE)
+        .bind(scan)
+        .bind(host.0)
+        .bind(from.0)
+        .bind(bench.version.clone())
+        .bind(hashes)
+        .bind(bodies)
+        .bind(it.rules.iter().map(|r| r.5).collect::<Vec<_>>())
+        .bind(it.rules.iter().map(|r| r.0.clone()).collect::<Vec<_>>())
+        .bind(it.rules.iter().map(|r| r.1.clone()).collect::<Vec<_>>())
+        .bind(it.rules.iter().map(|r| r.2.clone()).collect::<Vec<_>>())
+        .bind(it.rules.iter().map(|r| r.3.clone()).collect::<Vec<_>>())
+        .bind(ids(it.rules.len()))
+        .bind(it.details.clone())
+        .bind(ids(it.outbox.len()))
+        .bind(it.outbox.iter().map(|o| o.0.clone()).collect::<Vec<_>>())
+        .bind(it.outbox.iter().map(|o| o.1.clone()).collect::<Vec<_>>())
+        .bind(it.outbox.iter().map(|o| o.2.clone()).collect::<Vec<_>>());
+    let from = bench.place().await;
+    let since = Instant::now();
+    query.execute(&mut bench.db).await.unwrap();
+    let took = since.elapsed();
+    let to = bench.place().await;
+    let (records, images) = bench.written(&from, &to).await;
+    Cost { took, records, images }
 }
 
-const NAIVE: &str = "
+/// Tables of who writes rule by rule.
+pub(super) const NAIVE: &str = "
   create table naive_state (
     host_id uuid not null, rule_id text not null, current_status text not null, severity text, last_checked_at timestamptz not null,
     check_count integer not null default 1, last_scan_id uuid not null, evidence jsonb not null, framework_refs jsonb not null,
@@ -139,39 +136,36 @@ const UPSERT: &str = "
     framework_refs = excluded.framework_refs";
 
 /// Reads, writes and notes each rule by itself, all in one transaction: first seen, unchanged, 1 % changed.
-pub(super) async fn row_by_row(bench: &mut Bench, times: usize) -> [Vec<Cost>; 3] {
-    crate::trunk::tables::execute(&mut bench.db, NAIVE).await;
-    let mut costs = [Vec::new(), Vec::new(), Vec::new()];
-    for n in 0..times {
-        let (host, name) = (Uuid::new_v4(), format!("naive-{n}"));
-        for (costs, failing) in costs.iter_mut().zip([100, 100, 110]) {
-            let all = outcomes(&name, 0..failing, "now");
-            let texts: Vec<_> = all
-                .iter()
-                .map(|o| {
-                    (
-                        serde_json::to_string(&o.evidence).unwrap(),
-                        serde_json::to_string(&o.framework_refs).unwrap(),
-                    )
-                })
-                .collect();
-            let (from, scan) = (bench.place().await, Uuid::new_v4());
-            let since = Instant::now();
-            let mut tx = bench.db.begin().await.unwrap();
-            for (outcome, (evidence, refs)) in all.iter().zip(&texts) {
-                let prior: Option<String> = sqlx::query_scalar(
-                    "select current_status from naive_state where host_id = $1 and rule_id = $2",
+pub(super) async fn row_by_row(bench: &mut Bench, name: &str) -> [Cost; 3] {
+    let (host, mut costs) = (Uuid::new_v4(), Vec::new());
+    for failing in [100, 100, 110] {
+        let all = outcomes(name, 0..failing, "now");
+        let texts: Vec<_> = all
+            .iter()
+            .map(|o| {
+                (
+                    serde_json::to_string(&o.evidence).unwrap(),
+                    serde_json::to_string(&o.framework_refs).unwrap(),
                 )
-                .bind(host)
-                .bind(&outcome.rule)
-                .fetch_optional(&mut *tx)
-                .await
-                .unwrap();
-                let (status, severity) = (outcome.status.as_str(), outcome.severity.map(|s| s.as_str()));
-                let upsert = sqlx::query(UPSERT).bind(host).bind(&outcome.rule).bind(status).bind(severity);
-                upsert.bind(scan).bind(evidence).bind(refs).execute(&mut *tx).await.unwrap();
-                if prior.as_deref() != Some(status) {
-                    sqlx::query("insert into naive_transactions values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, now())")
+            })
+            .collect();
+        let (from, scan) = (bench.place().await, Uuid::new_v4());
+        let since = Instant::now();
+        let mut tx = bench.db.begin().await.unwrap();
+        for (outcome, (evidence, refs)) in all.iter().zip(&texts) {
+            let prior: Option<String> = sqlx::query_scalar(
+                "select current_status from naive_state where host_id = $1 and rule_id = $2",
+            )
+            .bind(host)
+            .bind(&outcome.rule)
+            .fetch_optional(&mut *tx)
+            .await
+            .unwrap();
+            let (status, severity) = (outcome.status.as_str(), outcome.severity.map(|s| s.as_str()));
+            let upsert = sqlx::query(UPSERT).bind(host).bind(&outcome.rule).bind(status).bind(severity);
+            upsert.bind(scan).bind(evidence).bind(refs).execute(&mut *tx).await.unwrap();
+            if prior.as_deref() != Some(status) {
+                sqlx::query("insert into naive_transactions values ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, now())")
                         .bind(Uuid::now_v7())
                         .bind(host)
                         .bind(&outcome.rule)
@@ -184,14 +178,13 @@ pub(super) async fn row_by_row(bench: &mut Bench, times: usize) -> [Vec<Cost>; 3
                         .execute(&mut *tx)
                         .await
                         .unwrap();
-                }
             }
-            tx.commit().await.unwrap();
-            let took = since.elapsed();
-            let to = bench.place().await;
-            let (records, images) = bench.written(&from, &to).await;
-            costs.push(Cost { took, records, images });
         }
+        tx.commit().await.unwrap();
+        let took = since.elapsed();
+        let to = bench.place().await;
+        let (records, images) = bench.written(&from, &to).await;
+        costs.push(Cost { took, records, images });
     }
-    costs
+    [costs[0], costs[1], costs[2]]
 }

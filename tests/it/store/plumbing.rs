@@ -6,7 +6,7 @@ use std::time::Duration;
 use openwatch_model::audit::{Actor, HostCreated, MigrationApplied};
 use openwatch_pipeline::trail;
 use openwatch_store::idempotency::{self, Claim};
-use openwatch_store::outbox::{self, OutboxMessage};
+use openwatch_store::outbox::{self, OutboxMessage, Told};
 use openwatch_store::retention::{self, Keep};
 use openwatch_store::{Page, RelayLock, Role, StoreError, Wake, audit, inbox, listen, migrate, schema_state};
 use serde_json::json;
@@ -148,7 +148,8 @@ async fn audit_rows_are_read_back_newest_first_without_loss_between_pages() {
     let alice = Actor::Token("alice".into());
     let mut written: Vec<_> = events.iter().map(|event| audit::row(&tx, &alice, event, &context)).collect();
     written.push(audit::row(&tx, &Actor::Operator, &MigrationApplied { version: 1 }, &context));
-    outbox::tell(&mut tx, "api", &written, &[]).await.unwrap();
+    let told = Told { sender: "api", rows: written.clone(), messages: Vec::new() };
+    outbox::tell(&mut tx, &told).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(written[0].detail["name"], "h0\u{fffd}");
     let filter = audit::Filter { host: Some(host), cause: Some("c1".into()), ..audit::Filter::default() };

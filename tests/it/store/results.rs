@@ -1,5 +1,6 @@
 //! Results become rule state, transactions and a ledger row, once.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use openwatch_model::drift::SeverityCounts;
@@ -9,6 +10,7 @@ use openwatch_model::transaction::ChangeKind;
 use openwatch_model::{HostId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, Found, Source};
+use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
 use super::{Applied, Rig, apply_result, as_sent, outcome, passing, with_output};
@@ -50,6 +52,70 @@ async fn the_first_scan_sees_every_rule_for_the_first_time() {
         (&evidence.body["detail"], &evidence.body["checks"][0]["command"]),
         (&"seen".into(), &"probe rule-0007".into())
     );
+}
+
+/// What was seen of a host without holding it may be over when its scan is to end: then nothing of it is done.
+#[tokio::test]
+async fn what_moved_since_it_was_seen_is_asked_again() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    rig.scanned(host, &passing(20)).await;
+    let moves = [
+        "update host_state set full_digest = null",
+        "update host_state set full_digest = sha256('other')",
+        "update host_state set full_seq = full_seq + 1",
+        "update host_state set applied_number = applied_number + 1",
+        "update host_state set compliance_state = 'critical'",
+        "update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued'",
+    ];
+    for moved in moves {
+        let scan = rig.queued(host, Selection::full()).await;
+        let text = "select coalesce(encode(full_digest, 'hex'), '') from host_state";
+        let digest: String = sqlx::query_scalar(text).fetch_one(&mut rig.look().await).await.unwrap();
+        let digest: [u8; 32] = hex::decode(&digest).unwrap().try_into().unwrap();
+        let (moment, open) = end::glance(&rig.writer, scan, host).await.unwrap().unwrap();
+        assert!(open.found_before(&digest), "{moved}");
+        let summary = openwatch_model::drift::Summary::default();
+        let (platform, capabilities) = Default::default();
+        let done = Completion {
+            source: Source::default(),
+            found: open.found,
+            digest,
+            summary: &summary,
+            state: ComplianceState::Compliant,
+            platform: &platform,
+            capabilities: &capabilities,
+            timings: &[],
+        };
+        let messages = vec![OutboxMessage {
+            message_id: "m".into(),
+            subject: "ow.v1.evt.x".into(),
+            headers: BTreeMap::new(),
+            payload: vec![1],
+            packed: true,
+        }];
+        let told = Told { sender: "writer", rows: Vec::new(), messages };
+        let everything = "select (select count(*) from scan_ledger) + (select count(*) from outbox)
+                          + (select count(*) from scan where state = 'completed')";
+        let before = rig.number(everything).await;
+        let mut other = rig.look().await;
+        sqlx::raw_sql("begin; create table if not exists stood as select * from host_state")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        sqlx::raw_sql(moved).execute(&mut other).await.unwrap();
+        // Under way when the statement comes: it waits, and then sees what became of it.
+        let (ended, ()) = tokio::join!(apply::unchanged(&rig.writer, &moment, &open, &done, &told), async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+        });
+        assert!(!ended.unwrap(), "{moved}");
+        assert_eq!(rig.number(everything).await, before, "{moved}");
+        let again = "update host_state h set full_digest = s.full_digest, full_seq = s.full_seq, applied_number = s.applied_number,
+                       compliance_state = s.compliance_state from stood s where s.host_id = h.host_id;
+                     update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued'";
+        sqlx::raw_sql(again).execute(&mut other).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -74,12 +74,12 @@ const SILENT: &[(&str, &str, Die)] = &[
     (
         "before the one statement",
         "writer",
-        Die::At { lock: LEDGER, statement: "with recovered as%insert into scan_ledger" },
+        Die::At { lock: LEDGER, statement: "with held as%insert into scan_ledger" },
     ),
     (
         "after the commit of the one statement, before the ack",
         "writer",
-        Die::Unacked { lock: LEDGER, statement: "with recovered as%insert into scan_ledger" },
+        Die::Unacked { lock: LEDGER, statement: "with held as%insert into scan_ledger" },
     ),
 ];
 

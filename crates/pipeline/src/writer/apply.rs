@@ -11,7 +11,7 @@ use openwatch_model::transaction::{Change, change};
 use openwatch_store::apply::{self, Completion};
 use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
 use openwatch_store::finding::{self, Finding};
-use openwatch_store::{StoreError, Tx};
+use openwatch_store::{Moment, StoreError, Tx};
 
 use super::{STAGE, Trouble, Writer, keys, refuse};
 use crate::ending;
@@ -26,6 +26,10 @@ pub(super) async fn result(
     proven: bool,
 ) -> Result<(), Trouble> {
     let head = unread.head();
+    let digest = finding::digest(&unread.outcomes_digest(), &head.corpus, &head.engine);
+    if unchanged(writer, message, head, &digest).await? {
+        return Ok(());
+    }
     let (tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
     let open = match ending {
         Ending::Open(open) => *open,
@@ -38,18 +42,9 @@ pub(super) async fn result(
             return refuse::conflict(writer, message, head).await;
         }
     };
-    let out = Out::new(STAGE, head.scan.to_string())
-        .by(Actor::Worker(head.worker.clone()))
-        .under(&open.policy_version)
-        .traced(message.trace);
+    let out = out(message, head, &open);
     if let Verdict::Failed(failure) = &head.verdict {
         return failed(tx, out, message, &open, head, failure, proven).await;
-    }
-    let digest = finding::digest(&unread.outcomes_digest(), &head.corpus, &head.engine);
-    if open.found_before(&digest) && !open.is_superseded() {
-        // What it found is on record: nothing of it needs to be looked at.
-        let sound = Sound { digest, found: open.found, findings: None };
-        return completed(writer, message, tx, out, &open, head, &sound).await;
     }
     // They are signed with the key of their attempt: what cannot be read, nobody will say better.
     let outcomes = unread.outcomes().map_err(|error| Trouble::Unreadable {
@@ -71,8 +66,59 @@ pub(super) async fn result(
             return refuse::unacceptable(writer, message, head, rules, unacceptable.reason(), &failure).await;
         }
     };
-    let sound = Sound { digest, found: Found::of(&findings), findings: Some(findings) };
+    let sound = Sound { digest, found: Found::of(&findings), findings };
     completed(writer, message, tx, out, &open, head, &sound).await
+}
+
+fn out(message: &Message, result: &ScanResult, open: &OpenScan) -> Out {
+    Out::new(STAGE, result.scan.to_string())
+        .by(Actor::Worker(result.worker.clone()))
+        .under(&open.policy_version)
+        .traced(message.trace)
+}
+
+/// Applies what nearly every scan finds: nothing new. It is on record and nothing of it needs to be looked at, nor is
+/// anything held until the statement that ends the scan. Whether it was so.
+async fn unchanged(
+    writer: &Writer,
+    message: &Message,
+    result: &ScanResult,
+    digest: &[u8; 32],
+) -> Result<bool, Trouble> {
+    let Verdict::Completed(measured) = &result.verdict else { return Ok(false) };
+    let Some((moment, open)) = end::glance(&writer.store, result.scan, result.host).await? else {
+        return Ok(false);
+    };
+    let keys = result.learned_key.is_some() || result.learned_jump_key.is_some();
+    if !open.found_before(digest) || open.is_superseded() || keys {
+        return Ok(false);
+    }
+    let policy = writer.policy.version(&open.policy_version).await.map_err(Trouble::Stage)?;
+    let (found, score) = (open.found, Score::of(open.found.counts));
+    let summary = summarise(score, &[], 0, measured.low_confidence());
+    let done = Completion {
+        source: source_of(result),
+        found,
+        digest: *digest,
+        summary: &summary,
+        state: policy.bands.classify(score, found.critical_failing > 0, open.host_state),
+        platform: &measured.platform,
+        capabilities: &measured.capabilities,
+        timings: &measured.timings,
+    };
+    let mut out = out(message, result, &open);
+    announce(&moment, &mut out, &open, result, found, &[], &summary);
+    if !apply::unchanged(&writer.store, &moment, &open, &done, &out.told(&moment)).await? {
+        // Somebody was faster: what holds now is asked again.
+        return Ok(false);
+    }
+    applied(0);
+    Ok(true)
+}
+
+fn applied(transactions: usize) {
+    metrics::counter!("openwatch_results_applied_total").increment(1);
+    metrics::counter!("openwatch_transactions_total").increment(transactions as u64);
 }
 
 /// Who measured.
@@ -88,8 +134,7 @@ fn source_of(result: &ScanResult) -> Source {
 struct Sound<'a> {
     digest: [u8; 32],
     found: Found,
-    /// Absent when it is what was found before: nothing of it needs to be looked at.
-    findings: Option<Vec<Finding<'a>>>,
+    findings: Vec<Finding<'a>>,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -166,8 +211,7 @@ async fn conclude(
     let (changes, summary) = write(&mut tx, open, result, sound, state).await?;
     announce(&tx, &mut out, open, result, found, &changes, &summary);
     out.commit(tx).await?;
-    metrics::counter!("openwatch_results_applied_total").increment(1);
-    metrics::counter!("openwatch_transactions_total").increment(changes.len() as u64);
+    applied(changes.len());
     Ok(())
 }
 
@@ -192,11 +236,7 @@ async fn write(
         capabilities: &measured.capabilities,
         timings: &measured.timings,
     };
-    let Some(findings) = &sound.findings else {
-        let summary = summarise(score, &[], 0, low_confidence);
-        apply::unchanged(tx, open, &done(&summary)).await?;
-        return Ok((Vec::new(), summary));
-    };
+    let findings = &sound.findings;
     let comparison = apply::compare(tx, open, findings).await?;
     let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
     let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
@@ -207,7 +247,7 @@ async fn write(
 }
 
 fn announce(
-    tx: &Tx<'_>,
+    moment: &Moment,
     out: &mut Out,
     open: &OpenScan,
     result: &ScanResult,
@@ -217,7 +257,7 @@ fn announce(
 ) {
     let counts = found.counts;
     out.audit(
-        tx,
+        moment,
         &ScanCompleted {
             host_id: open.host,
             scan_id: open.scan,
@@ -241,16 +281,16 @@ fn announce(
             prior_status: change.prior_status.map_or("none", |s| s.as_str()),
         })
         .collect();
-    out.audit_many(tx, &persisted);
+    out.audit_many(moment, &persisted);
     for chunk in FindingChanged::chunks(open.scan, open.host, changes) {
-        out.event(tx, Some(open.host), chunk);
+        out.event(moment, Some(open.host), chunk);
     }
-    completed_event(tx, out, open, result, found, summary, changes.len() as u32, false);
+    completed_event(moment, out, open, result, found, summary, changes.len() as u32, false);
 }
 
 #[expect(clippy::too_many_arguments, reason = "one flat event; a struct would only repeat its fields")]
 fn completed_event(
-    tx: &Tx<'_>,
+    moment: &Moment,
     out: &mut Out,
     open: &OpenScan,
     result: &ScanResult,
@@ -277,7 +317,7 @@ fn completed_event(
         critical_failing: critical_failing > 0,
         summary: summary.clone(),
         changes,
-        finished_at: tx.now(),
+        finished_at: moment.now(),
     };
-    out.event(tx, Some(open.host), event);
+    out.event(moment, Some(open.host), event);
 }

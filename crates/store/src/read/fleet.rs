@@ -68,20 +68,25 @@ pub async fn hosts_at(
         r#"select h.id, h.name, l.scan_id as "scan_id?", l.applied_at as "applied_at?", l.compliance_state as "state?",
              l.pass as "pass?", l.fail as "fail?", l.skipped as "skipped?", l.error as "error?",
              l.critical_failing as "critical?", coalesce(l.unchanged, false) as "unchanged!"
-           from host h
+           from (
+             select * from host h
+             where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
+               and ($2::uuid is null or h.id = $2)
+               and ($3::text is null or h.name > $3)
+               -- Labels are as they are now: their past is not kept.
+               and not exists (
+                 select from jsonb_each_text($6::jsonb) wanted
+                 where not exists (
+                   select from host_label l where l.host_id = h.id and l.key = wanted.key and l.value = wanted.value))
+             order by h.name
+             -- What is not asked for by state is looked up for no more hosts than are wanted.
+             limit case when $5::text is null then $4::bigint end
+           ) h
            left join lateral (
              select * from scan_ledger l
              where l.host_id = h.id and l.outcome = 'completed' and l.is_full and l.applied_at <= $1
              order by l.applied_at desc limit 1) l on true
-           where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
-             and ($2::uuid is null or h.id = $2)
-             and ($3::text is null or h.name > $3)
-             and ($5::text is null or coalesce(l.compliance_state, 'unknown') = $5)
-             -- Labels are as they are now: their past is not kept.
-             and not exists (
-               select from jsonb_each_text($6::jsonb) wanted
-               where not exists (
-                 select from host_label l where l.host_id = h.id and l.key = wanted.key and l.value = wanted.value))
+           where $5 is null or coalesce(l.compliance_state, 'unknown') = $5
            order by h.name
            limit $4"#,
         at,

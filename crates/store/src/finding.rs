@@ -353,7 +353,7 @@ mod tests {
             said.evidence = raw(none);
             assert_eq!(
                 prepare(std::slice::from_ref(&said)).unwrap_err().reason(),
-                "invalid_evidence",
+                "invalid_result",
                 "{none}"
             );
         }

@@ -1,6 +1,6 @@
 //! Applying a result: what differs is written, and nothing else (design section 5).
 //!
-//! [`unchanged`] when the digest is the one of the scan before; else [`compare`], ask the model about each
+//! [`unchanged()`] when the digest is the one of the scan before; else [`compare`], ask the model about each
 //! difference, and [`write()`], under the locks of [`crate::end::open`].
 
 mod rows;

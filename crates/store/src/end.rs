@@ -1,5 +1,5 @@
 //! How scans end: whoever inserts the ledger's row has ended the scan. Every way of ending goes through `close` here, but
-//! for the one that happens all day, [`mod@crate::apply::unchanged`].
+//! for the one that happens all day, [`crate::apply::unchanged()`].
 
 use openwatch_model::drift::Summary;
 use openwatch_model::outcome::Counts;
@@ -123,7 +123,7 @@ macro_rules! facts {
 }
 
 /// Looks at a scan of a host without holding it; absent when it has ended, or is none. Called by the writer for every
-/// result: nearly all of them [`crate::apply::unchanged`] can end by what was seen.
+/// result: nearly all of them [`crate::apply::unchanged()`] can end by what was seen.
 ///
 /// # Errors
 /// The database is away.

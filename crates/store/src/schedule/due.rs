@@ -50,7 +50,7 @@ pub struct Dispatch {
     pub number: i64,
     /// The scan's first job; absent when it cannot be signed yet, and is issued later.
     pub job: Option<Issued>,
-    /// When it is due again, counted from [`Tx::now`], never from the old time.
+    /// When it is due again, counted from [`crate::Moment::now`], never from the old time.
     pub next_at: Timestamp,
     /// Interval in minutes.
     pub interval_minutes: u32,

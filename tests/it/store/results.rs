@@ -13,6 +13,8 @@ use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
+use openwatch_tests::eventually;
+
 use super::{Applied, Rig, apply_result, as_sent, outcome, passing, with_output};
 
 /// What a rule says now.
@@ -106,7 +108,11 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
         sqlx::raw_sql(moved).execute(&mut other).await.unwrap();
         // Under way when the statement comes: it waits, and then sees what became of it.
         let (ended, ()) = tokio::join!(apply::unchanged(&rig.writer, &moment, &open, &done, &told), async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            eventually("the statement waits", || async {
+                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with held as%'";
+                (rig.number(waits).await > 0).then_some(())
+            })
+            .await;
             sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
         });
         assert!(!ended.unwrap(), "{moved}");

@@ -2,7 +2,7 @@
 
 use openwatch_bus::message::result::encode_final;
 use openwatch_model::outcome::EVIDENCE_RULE_CAP;
-use openwatch_model::scan::{Job, Selection};
+use openwatch_model::scan::{Job, Selection, Verdict};
 use openwatch_store::host;
 use openwatch_tests::stages::measured;
 use serde_json::Value;
@@ -34,6 +34,26 @@ async fn became(stages: &Stages, scan: ScanId) -> String {
          from scan s join scan_ledger l on l.scan_id = s.id where s.id = '{scan}'"
     );
     stages.texts(&query).await.remove(0)
+}
+
+/// What the scan found is what the one before found; what else it says, the database does not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_new_that_cannot_be_stored_ends_its_scan() {
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer]).await;
+    let host = stages.host("odd", 22).await;
+    let found = outcomes(3, 1);
+    stages.scanned(host, &found).await;
+    let (job, _) = stages.job(host, |_| ()).await;
+    let mut result = measured(&job, &found);
+    let Verdict::Completed(it) = &mut result.verdict else { panic!("it is completed") };
+    it.platform.name = "a\0b".to_owned();
+    stages.send(&stages.signed(&job, encode_final(&result))).await;
+    stages.ended(job.scan).await;
+    assert_eq!(became(&stages, job.scan).await, "failed invalid_result failed 0 1");
+    let silent = stages.scanned(host, &found).await;
+    let text = format!("select unchanged::text from scan_ledger where scan_id = '{silent}'");
+    assert_eq!(stages.texts(&text).await, ["true"], "its host goes on");
 }
 
 // @spec transaction-log-writer

@@ -108,11 +108,14 @@ async fn unchanged(
     };
     let mut out = out(message, result, &open);
     announce(&moment, &mut out, &open, result, found, &[], &summary);
-    if !apply::unchanged(&writer.store, &moment, &open, &done, &out.told(&moment)).await? {
+    match apply::unchanged(&writer.store, &moment, &open, &done, &out.told(&moment)).await {
+        Ok(true) => applied(0),
         // Somebody was faster: what holds now is asked again.
-        return Ok(false);
+        Ok(false) => return Ok(false),
+        // What the database refuses for good ends the scan, as anywhere else; nothing was done yet.
+        Err(error) if !error.is_transient() => return Ok(false),
+        Err(error) => return Err(error.into()),
     }
-    applied(0);
     Ok(true)
 }
 

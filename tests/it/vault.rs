@@ -87,7 +87,7 @@ pub(crate) async fn messages_with(admin: &Bus, forms: &[Bytes]) -> Vec<String> {
                 found.push(format!("{stream} {sequence}"));
             }
             let Ok(Final::Whole(unread)) = decode_final(&stored.payload) else { continue };
-            if holds(format!("{:?}", unread.read().unwrap()).as_bytes(), forms) {
+            if holds(format!("{:?} {:?}", unread.head(), unread.outcomes().unwrap()).as_bytes(), forms) {
                 found.push(format!("{stream} {sequence}, unpacked"));
             }
         }

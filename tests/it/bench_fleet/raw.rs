@@ -183,7 +183,7 @@ pub(super) async fn sum(fleet: &mut Fleet, target: &Targets, traffic: &Traffic) 
     let before = spent(&[]);
     for _ in 0..TIMES {
         let Ok(Final::Whole(unread)) = decode_final(&encode_final(&result)) else { panic!("it is whole") };
-        unread.read().unwrap();
+        unread.outcomes().unwrap();
     }
     part("the result: written, packed, unpacked, read", before, spent(&[]));
 

@@ -7,7 +7,7 @@ mod frames;
 mod wire;
 
 use bytes::Bytes;
-use openwatch_model::scan::{Rejection, ScanResult, Verdict};
+use openwatch_model::scan::{Rejection, ScanResult};
 use openwatch_model::{HostId, Outcome, ScanId, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -187,13 +187,11 @@ impl Unread {
         self.outcomes_as()
     }
 
-    /// Reads all of it.
-    ///
-    /// # Errors
-    /// See [`Unread::outcomes`].
-    pub fn read(mut self) -> Result<ScanResult, DecodeError> {
+    /// Reads all of it, as only tests need it.
+    #[cfg(test)]
+    pub(super) fn read(mut self) -> Result<ScanResult, DecodeError> {
         let outcomes = self.outcomes_as()?;
-        if let Verdict::Completed(measured) = &mut self.head.verdict {
+        if let openwatch_model::scan::Verdict::Completed(measured) = &mut self.head.verdict {
             measured.outcomes = outcomes;
         }
         Ok(self.head)

@@ -124,6 +124,10 @@ fn join(differences: &[crate::topology::Difference]) -> String {
     differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// JetStream's own number for a message of which an earlier sending is still being stored, by the members of a cluster say:
+/// soon it is either there or not.
+const IN_PROCESS: u32 = 10158;
+
 impl BusError {
     /// Whether waiting may help: the world is away, nothing is wrong with what was asked.
     pub fn is_outage(&self) -> bool {
@@ -134,7 +138,7 @@ impl BusError {
             | Self::NobodyThere { .. }
             | Self::Disconnected { .. } => true,
             // 503: storage or quorum; 429: the stream's ingest queue is full.
-            Self::Refused { code, .. } => matches!(code, 429 | 503),
+            Self::Refused { code: 429 | 503, .. } | Self::Refused { error: IN_PROCESS, .. } => true,
             _ => false,
         }
     }
@@ -143,6 +147,7 @@ impl BusError {
     pub fn is_verdict(&self) -> bool {
         match self {
             Self::TooLarge { .. } => true,
+            Self::Refused { error: IN_PROCESS, .. } => false,
             Self::Refused { code, .. } => (400..500).contains(code) && ![404, 408, 429].contains(code),
             _ => false,
         }
@@ -187,4 +192,30 @@ pub enum DecodeError {
         /// The limit.
         limit: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_refuses_for_ever_is_told_from_what_passes() {
+        let refused = |code, error| BusError::Refused {
+            subject: "ow.v1.evt.x".to_owned(),
+            code,
+            error,
+            description: String::new(),
+        };
+        for (error, outage, verdict) in [
+            (refused(400, 10060), false, true),
+            (refused(404, 10059), false, false),
+            // Its id was used for something else; or an earlier sending of it is still being stored.
+            (refused(409, 10071), false, true),
+            (refused(409, IN_PROCESS), true, false),
+            (refused(429, 10167), true, false),
+            (refused(503, 10077), true, false),
+        ] {
+            assert_eq!((error.is_outage(), error.is_verdict()), (outage, verdict), "{error}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 
 use bytes::Bytes;
 use openwatch_model::scan::{ScanResult, Verdict};
+use zstd::stream::write::Encoder;
 use zstd::zstd_safe;
 
 use super::wire::FinalV1;
@@ -21,21 +22,25 @@ const NONE: &[u8] = b"[]";
 /// Writes a result in three frames, or in one when it has no outcomes.
 pub(super) fn write(result: &ScanResult) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(&FinalV1::without_outcomes(result))?;
+    // One for all: making it takes longer than compressing the small parts.
+    let mut context = zstd_safe::CCtx::create();
+    let level = zstd_safe::CParameter::CompressionLevel(LEVEL);
+    context.set_parameter(level).map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))?;
     let place = memchr::memmem::find(&json, &[BEFORE, NONE].concat());
     let (Some(place), Verdict::Completed(measured)) = (place, &result.verdict) else {
-        return frame(Vec::new(), &json);
+        return frame(&mut context, Vec::new(), &json);
     };
     let (before, after) = json.split_at(place + BEFORE.len());
-    let packed = frame(Vec::new(), before)?;
+    let packed = frame(&mut context, Vec::new(), before)?;
     // Straight through: the text of a large result is many times what is kept of it.
-    let mut pieces = io::BufWriter::with_capacity(64 << 10, zstd::Encoder::new(packed, LEVEL)?);
+    let mut pieces = io::BufWriter::with_capacity(64 << 10, Encoder::with_context(packed, &mut context));
     serde_json::to_writer(&mut pieces, &measured.outcomes)?;
     let packed = pieces.into_inner().map_err(io::IntoInnerError::into_error)?.finish()?;
-    frame(packed, &after[NONE.len()..])
+    frame(&mut context, packed, &after[NONE.len()..])
 }
 
-fn frame(packed: Vec<u8>, text: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = zstd::Encoder::new(packed, LEVEL)?;
+fn frame(context: &mut zstd_safe::CCtx<'static>, packed: Vec<u8>, text: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = Encoder::with_context(packed, context);
     encoder.write_all(text)?;
     encoder.finish()
 }

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use memchr::memmem::Finder;
+
 use crate::script::Nonce;
 
 /// Longest frame line after the nonce.
@@ -56,11 +58,13 @@ enum State {
 /// State machine of one stream.
 pub(crate) struct Reader {
     stream: Stream,
-    needle: Vec<u8>,
+    needle: Finder<'static>,
     state: State,
     /// Commands whose frames are still to come, in order.
     expected: VecDeque<usize>,
     buffer: Vec<u8>,
+    /// Bytes of it that have become frames.
+    taken: usize,
     /// No needle starts before this offset.
     searched: usize,
     noise: Vec<u8>,
@@ -68,13 +72,14 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(stream: Stream, nonce: &Nonce) -> Self {
-        let needle = format!("\n{} ", nonce.as_str()).into_bytes();
+        let needle = Finder::new(&format!("\n{} ", nonce.as_str())).into_owned();
         Self {
             stream,
             needle,
             state: State::Noise,
             expected: VecDeque::new(),
             buffer: Vec::new(),
+            taken: 0,
             searched: 0,
             noise: Vec::new(),
         }
@@ -97,7 +102,7 @@ impl Reader {
         self.buffer.extend_from_slice(bytes);
         while self.state != State::Over {
             let Some(at) = self.find_needle() else { break };
-            let line = at + self.needle.len();
+            let line = at + self.needle.needle().len();
             let rest = &self.buffer[line..];
             let Some(end) = memchr::memchr(b'\n', &rest[..rest.len().min(LINE)]) else {
                 if rest.len() >= LINE {
@@ -108,8 +113,8 @@ impl Reader {
             };
             let words = std::str::from_utf8(&rest[..end]).map_err(|_| Garbled)?.to_owned();
             let mark = self.read(&words, at)?;
-            self.buffer.drain(..line + end + 1);
-            self.searched = 0;
+            self.taken = line + end + 1;
+            self.searched = self.taken;
             marks.push(mark);
         }
         self.forget();
@@ -117,29 +122,30 @@ impl Reader {
     }
 
     fn find_needle(&mut self) -> Option<usize> {
-        let found =
-            memchr::memmem::find(&self.buffer[self.searched..], &self.needle).map(|at| at + self.searched);
+        let found = self.needle.find(&self.buffer[self.searched..]).map(|at| at + self.searched);
         if found.is_none() {
-            self.searched = self.buffer.len().saturating_sub(self.needle.len() - 1).max(self.searched);
+            let most = self.needle.needle().len() - 1;
+            self.searched = self.buffer.len().saturating_sub(most).max(self.searched);
         }
         found
     }
 
     /// Between bodies nothing is kept but what might be the start of a frame.
     fn forget(&mut self) {
-        match self.state {
-            State::Noise | State::Between => {
-                self.buffer.drain(..self.searched);
-                self.searched = 0;
-            }
+        let until = match self.state {
+            State::Noise | State::Between => self.searched,
             // Nobody is left to own it: a background child's last words.
-            State::Body if self.expected.is_empty() => {
-                self.buffer.drain(..self.searched);
-                self.searched = 0;
+            State::Body if self.expected.is_empty() => self.searched,
+            State::Body => self.taken,
+            State::Over => {
+                self.buffer = Vec::new();
+                return;
             }
-            State::Over => self.buffer = Vec::new(),
-            State::Body => {}
-        }
+        };
+        // Once for all frames of these bytes: what is left moves to the front.
+        self.buffer.drain(..until);
+        self.searched -= until;
+        self.taken = 0;
     }
 
     fn read(&mut self, words: &str, body_end: usize) -> Result<Mark, Garbled> {
@@ -191,7 +197,12 @@ impl Reader {
         if self.stream == Stream::Out {
             self.state = State::Between;
         }
-        Ok(Mark::End { index: number(index)?, exit, uptime, body: self.buffer[..body_end].to_vec() })
+        Ok(Mark::End {
+            index: number(index)?,
+            exit,
+            uptime,
+            body: self.buffer[self.taken..body_end].to_vec(),
+        })
     }
 
     fn expect_front(&self, index: &str) -> Result<(), Garbled> {

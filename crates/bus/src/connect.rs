@@ -131,7 +131,8 @@ impl Bus {
         self.profile
     }
 
-    /// One round trip to the server: a readiness probe.
+    /// Whether there is a connection that takes what is written: a readiness probe. A server that says nothing any
+    /// more is noticed by the connection's own pings, which end the connection.
     ///
     /// # Errors
     /// [`BusError::TimedOut`] or [`BusError::Disconnected`].

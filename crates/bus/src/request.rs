@@ -157,7 +157,8 @@ where
         });
     }
     while tasks.join_next().await.is_some() {}
-    // The last answers, and our leave, reach the server even if the process ends now.
+    // The last answers, and our leave, are on their way to the server even if the process ends now. A question that
+    // the server passes on before it reads our leave is lost: whoever asked asks again.
     let _ = tokio::time::timeout(DRAIN, bus.client.flush()).await;
     Ok(())
 }

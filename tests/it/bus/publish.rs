@@ -125,7 +125,13 @@ async fn a_question_is_answered_by_one_of_the_group() {
     while let Some(ended) = serving.join_next().await {
         ended.unwrap().unwrap();
     }
-    assert!(matches!(ask("late").await, Err(BusError::NobodyThere { .. })));
+    // Their leave is written when they end; the server reads it when it comes to it. A question that overtakes it is
+    // lost, and asked again.
+    eventually("nobody is left", || async {
+        let late = executor.request(subject::VAULT_RELEASE, &[], "late".into(), short).await;
+        matches!(late, Err(BusError::NobodyThere { .. })).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use openwatch_bus::{Bus, Outgoing, User};
 use openwatch_model::scan::{RuleTiming, Verdict, slowest};
 use openwatch_model::{HostId, Outcome, ScanId, Status};
 use openwatch_store::finding;
-use openwatch_store::{RelayLock, Role, Store, StoreOptions};
+use openwatch_store::{Relay, Role, Store, StoreOptions};
 use openwatch_tests::eventually_within;
 use openwatch_tests::stages::{measured, plain, signed};
 use openwatch_trust::VaultKeys;
@@ -54,7 +54,7 @@ struct Bench {
     /// Where the last result began and ended in the log.
     span: (String, String),
     /// What the writer says waits in the outbox: else its relay would write into the same log at the same time.
-    relay: Option<RelayLock>,
+    relay: Option<Relay>,
 }
 
 /// Evidence is each host's own, as it is in life: nothing of a first scan is known before.
@@ -89,7 +89,7 @@ impl Bench {
             max_connections: 2,
             application_name: "bench".to_owned(),
         };
-        let relay = RelayLock::try_take(&Store::connect(&options).await.unwrap(), "writer").await.unwrap();
+        let relay = Relay::try_take(&Store::connect(&options).await.unwrap(), "writer").await.unwrap();
         fleet.spawn_more("writer", &["--health-listen", "127.0.0.1:0"]);
         let address = metrics_address(fleet.stage("writer")).await;
         fleet.all_running().await;
@@ -124,10 +124,11 @@ impl Bench {
         )
         .await;
         let sql = format!(
-            "insert into scan (id, host_id, number, state, lane, trigger, actor, framework, policy_version, corpus, tag, key_id,
-               timeout_sec, queued_at, issued_at, started_at)
+            "insert into open_scan (host_id, scan_id, unissued) values ('{host}', '{scan}', false);
+             insert into scan (id, host_id, number, state, lane, trigger, actor, framework, policy_version, corpus, tag, key_id,
+               timeout_sec, worker, queued_at, issued_at, started_at)
              values ('{scan}', '{host}', {number}, 'running', 'manual', 'manual', 'bench', '*', '{}', 'c0', sha256('t'), 'k', 600,
-               now(), now(), now())",
+               'w1', now(), now(), now())",
             self.version
         );
         execute(&mut self.db, &sql).await;
@@ -155,7 +156,13 @@ impl Bench {
     }
 
     async fn place(&mut self) -> String {
-        texts(&mut self.db, "select pg_current_wal_insert_lsn()::text").await.remove(0)
+        let place = texts(&mut self.db, "select pg_current_wal_insert_lsn()::text").await.remove(0);
+        // A call to a relay is a commit that nobody waits for; what is not on the disk cannot be looked at.
+        let written = format!("select count(*) from pg_current_wal_flush_lsn() it where it >= '{place}'");
+        while count(&mut self.db, &written).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        place
     }
 
     /// Bytes between two places of the log: records and images.
@@ -311,7 +318,7 @@ fn reading(all: &[Outcome], known: bool) -> Duration {
         if known {
             assert_ne!(unread.outcomes_digest(), [0; 32]);
         } else {
-            assert!(!finding::prepare(&unread.outcomes().unwrap()).unwrap().is_empty());
+            assert!(!finding::prepare(unread.outcomes().unwrap()).unwrap().is_empty());
         }
         Cost { took: since.elapsed(), records: 0, images: 0 }
     });

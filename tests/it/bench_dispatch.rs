@@ -45,25 +45,28 @@ const BARE: &str = "
       and not exists (select from maintenance_request r where r.host_id = s.host_id and r.maintenance)
       and not exists (select from host_backoff_state b
                       where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > now())
-      and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))
+      and not exists (select from open_scan o where o.host_id = s.host_id)
     order by s.claim_order limit 100 for update of s skip locked for no key update of h skip locked
   ),
   locked as materialized (select host_id as id from claimed order by host_id),
   numbered as (
     update host h set last_number = h.last_number + 1 from locked where h.id = locked.id returning h.id, h.last_number
   ),
+  opened as (
+    insert into open_scan (host_id, scan_id, unissued) select id, gen_random_uuid(), false from numbered
+    on conflict (host_id) do nothing
+    returning host_id, scan_id
+  ),
   queued as (
     insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at)
-    select gen_random_uuid(), n.id, n.last_number, 'scheduled', 'scheduled', 'scheduler', '*', '1.0.0', 'c0', now()
-    from numbered n
-    on conflict (host_id) where state in ('queued', 'running') do nothing
-    returning host_id
+    select o.scan_id, o.host_id, n.last_number, 'scheduled', 'scheduled', 'scheduler', '*', '1.0.0', 'c0', now()
+    from opened o join numbered n on n.id = o.host_id
   ),
   moved as (
     update host_compliance_schedule s
     set next_scheduled_scan = now() + interval '1 hour', claim_order = claim_order(s.compliance_state, now() + interval '1 hour'),
         next_reason = 'interval', current_interval_minutes = 60, updated_at = now()
-    from queued q where s.host_id = q.host_id returning s.host_id
+    from opened o where s.host_id = o.host_id returning s.host_id
   )
   select count(*) from moved";
 
@@ -76,7 +79,7 @@ async fn bare(fleet: &Fleet, many: i64) -> f64 {
     tokio::join!(claim_all(&mut even, 0), claim_all(&mut odd, 1));
     let rate = report("PostgreSQL: claim and insert, nothing else", many, since.elapsed());
     assert_eq!(count(&mut db, "select count(*) from scan").await, many);
-    execute(&mut db, "delete from scan; delete from host").await;
+    execute(&mut db, "delete from open_scan; delete from scan; delete from host").await;
     execute(&mut db, "vacuum full").await;
     rate
 }
@@ -167,8 +170,11 @@ async fn bench_job_hop() {
     let hosts: Vec<uuid::Uuid> = sqlx::query_scalar("select id from host").fetch_all(&mut db).await.unwrap();
     let mut hops = Vec::new();
     for host in hosts {
-        let scan = "insert into scan (id, host_id, number, lane, trigger, actor, framework, queued_at)
-                    values (gen_random_uuid(), $1, 1, 'manual', 'manual', 'bench', '*', now())";
+        let scan = "with opened as (
+                      insert into open_scan (host_id, scan_id, unissued) values ($1, gen_random_uuid(), true)
+                      returning host_id, scan_id)
+                    insert into scan (id, host_id, number, lane, trigger, actor, framework, queued_at)
+                    select scan_id, host_id, 1, 'manual', 'manual', 'bench', '*', now() from opened";
         sqlx::query(scan).bind(host).execute(&mut db).await.unwrap();
         let since = Instant::now();
         let at = tokio::time::timeout(Duration::from_secs(30), jobs.recv()).await.unwrap().unwrap();

@@ -175,21 +175,23 @@ async fn processes_with_directories_of_their_own_follow_their_files() {
     assert_eq!(late, ["scheduler"]);
     issue("scheduler").await;
     holding(2, 6).await;
+    let mut db = fleet.db().await;
+    let old = texts(&mut db, "select distinct current_key_id from key_holder").await;
+    assert_eq!(old.len(), 1, "nobody signs with the next key yet");
     step("switch").await;
     for what in ["vault", "executor", "writer", "api", "scheduler", "alerts"] {
         issue(what).await;
     }
-    let mut db = fleet.db().await;
-    let signers = "select count(distinct current_key_id) from key_holder";
+    let behind = format!("select count(*) from key_holder where current_key_id = '{}'", old[0]);
     eventually("all sign with the next key", || async {
-        (count(&mut fleet.db().await, signers).await == 1).then_some(())
+        (count(&mut fleet.db().await, &behind).await == 0).then_some(())
     })
     .await;
     fleet.json(&["scan", "host-0"]).await;
     completed(2).await;
     eventually("credentials under the next key", || async {
-        let sql = "select count(*) from credential c where exists (select from key_holder k where k.current_key_id = c.key_id)";
-        (count(&mut fleet.db().await, sql).await == 1).then_some(())
+        let sql = format!("select count(*) from credential where key_id = '{}'", old[0]);
+        (count(&mut fleet.db().await, &sql).await == 0).then_some(())
     })
     .await;
     // A file that cannot be used changes nothing.

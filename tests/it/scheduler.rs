@@ -32,8 +32,9 @@ async fn hosts(db: &mut PgConnection, many: usize) {
 
 /// Details of the audit rows of a code, oldest first.
 async fn audited(db: &mut PgConnection, code: &str) -> Vec<Value> {
-    let sql =
-        format!("select detail::text from audit_event where action = '{code}' order by occurred_at, id");
+    let sql = format!(
+        "select (detail || jsonb_build_object('host_id', host_id))::text from audit_event where action = '{code}' order by occurred_at, id"
+    );
     texts(db, &sql).await.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 

@@ -20,7 +20,7 @@ pub const SENDER: &str = "api";
 pub(crate) async fn record<A: Audit>(tx: &mut Tx<'_>, asking: &Asking, event: &A) -> Result<(), StoreError> {
     let row = audit::row(tx, &asking.actor(), event, &asking.context());
     let message = message(records(row.clone()).encode(Some(Traceparent::new_root())));
-    outbox::tell(tx, &Told { sender: SENDER, rows: vec![row], messages: vec![message] }).await
+    outbox::tell(tx, &Told { sender: SENDER, log: audit::Columns::of([row]), messages: vec![message] }).await
 }
 
 /// Tells that something happened.

@@ -121,6 +121,12 @@ pub const RETENTION: &[Retention] = &[
         "scheduler",
         "what people asked for",
     ),
+    table(
+        "open_scan",
+        Kept::Until("its scan ends"),
+        "writer",
+        "which scans are under way, one for each host",
+    ),
     table("outbox", Kept::Until("the bus has it, or refuses it for ever"), "relay", "refused: a dead letter"),
     table("policy_history", Kept::Always, "nobody", "which policy a scan ran under"),
     table("policy_revocation", Kept::Always, "nobody", "a key that was revoked stays revoked"),

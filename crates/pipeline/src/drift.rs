@@ -36,7 +36,7 @@ impl Drift {
     /// # Errors
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        self.policy.wait(&shutdown).await?;
+        self.policy.wait(&self.pulse, &shutdown).await?;
         let mut options = Options::new(STAGE, Consumer::DRIFT, SLOTS).gate(database_gate(&self.store));
         options.pulse = self.pulse;
         let (store, policy) = (self.store, self.policy);
@@ -75,22 +75,30 @@ async fn classify(
     applied_at: Timestamp,
     message: &Message,
 ) -> Result<(), StageError> {
-    let mut tx = store.begin().await?;
-    let Some((host, summary, version)) = drift::summary(&mut tx, scan).await? else { return Ok(()) };
+    let Some((host, summary, version)) = drift::summary(store, scan).await? else { return Ok(()) };
     let thresholds = policy.version(&version).await?.thresholds;
     let found = detect(summary, thresholds);
-    if !drift::record(&mut tx, scan, host, &found, &version).await? {
-        return Ok(());
+    let kind = found.kind;
+    let recorded = match kind.drift_type() {
+        None => drift::record_alone(store, scan, host, &found, &version).await?,
+        Some(drift_type) => {
+            let mut tx = store.begin().await?;
+            if !drift::record(&mut tx, scan, host, &found, &version).await? {
+                return Ok(());
+            }
+            let mut out = Out::new(STAGE, scan.to_string()).under(&version).traced(message.trace);
+            let event = DriftDetectedEvent::new(host, scan, version, found);
+            out.audit(&tx, &audit(host, scan, drift_type, &event));
+            // Alerts order drifts by this: it is when the score moved, not when we looked.
+            out.event_at(&tx, Some(host), event, applied_at);
+            out.commit(tx).await?;
+            true
+        }
+    };
+    if recorded {
+        metrics::counter!("openwatch_drift_total", "kind" => kind.as_str()).increment(1);
     }
-    let mut out = Out::new(STAGE, scan.to_string()).under(&version).traced(message.trace);
-    metrics::counter!("openwatch_drift_total", "kind" => found.kind.as_str()).increment(1);
-    if let Some(drift_type) = found.kind.drift_type() {
-        let event = DriftDetectedEvent::new(host, scan, version.clone(), found);
-        out.audit(&tx, &audit(host, scan, drift_type, &event));
-        // Alerts order drifts by this: it is when the score moved, not when we looked.
-        out.event_at(&tx, Some(host), event, applied_at);
-    }
-    Ok(out.commit(tx).await?)
+    Ok(())
 }
 
 /// Audit and event are built from one value, so their numbers cannot differ.

@@ -22,10 +22,12 @@ pub type Held<K> = watch::Receiver<Arc<K>>;
 
 /// How often a process says what it holds.
 const EVERY: Duration = Duration::from_secs(30);
+/// How soon again when nobody heard it: a process that starts with the others may be there before the vault.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Kind of key that such a message is told apart by, in its header.
 pub(crate) const HOLDING: &str = "holding";
 
-/// Says in the database which keys a process holds: at once, when they change, and every half minute.
+/// Says in the database which keys a process holds: at once, when they change, every half minute, and soon again when that failed.
 ///
 /// # Errors
 /// Never; a database that is away is asked again.
@@ -38,10 +40,11 @@ pub async fn report<K: KeyNames>(
 ) -> Result<(), StageError> {
     while !shutdown.is_cancelled() {
         let holder = holder(role, &process, &**keys.borrow_and_update());
-        if let Err(error) = noted(&store, &holder).await {
+        let told = noted(&store, &holder).await;
+        if let Err(error) = &told {
             tracing::debug!(%error, "the keys held could not be reported");
         }
-        pause(&mut keys, &shutdown).await;
+        pause(&mut keys, told.is_ok(), &shutdown).await;
     }
     Ok(())
 }
@@ -71,15 +74,16 @@ pub async fn report_to_vault(
             (headers, payload)
         };
         let asked = bus.request(VAULT_RELEASE, &headers, payload, Duration::from_secs(5));
-        if let Some(Err(error)) = shutdown.run_until_cancelled(asked).await {
+        let told = shutdown.run_until_cancelled(asked).await;
+        if let Some(Err(error)) = &told {
             tracing::debug!(%error, "the keys held could not be reported");
         }
-        pause(&mut keys, &shutdown).await;
+        pause(&mut keys, matches!(told, Some(Ok(_))), &shutdown).await;
     }
     Ok(())
 }
 
-async fn pause<K>(keys: &mut Held<K>, shutdown: &CancellationToken) {
+async fn pause<K>(keys: &mut Held<K>, told: bool, shutdown: &CancellationToken) {
     let changed = async {
         if keys.changed().await.is_err() {
             // Nobody will ever change them.
@@ -88,7 +92,7 @@ async fn pause<K>(keys: &mut Held<K>, shutdown: &CancellationToken) {
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = tokio::time::sleep(EVERY) => {}
+        () = tokio::time::sleep(if told { EVERY } else { AGAIN }) => {}
         () = changed => {}
     }
 }

@@ -9,7 +9,7 @@ use openwatch_bus::pack::{self, Unpackable};
 use openwatch_bus::trace::Traceparent;
 use openwatch_model::audit::{Actor, Audit};
 use openwatch_model::{HostId, Timestamp};
-use openwatch_store::audit::{AuditRow, Context};
+use openwatch_store::audit::{AuditRow, Columns, Context};
 use openwatch_store::outbox::{self, OutboxMessage, Told};
 use openwatch_store::{Moment, StoreError, Tx, audit};
 use serde_json::Value;
@@ -118,7 +118,7 @@ impl Out {
         let mut messages: Vec<_> = self.messages.into_iter().map(outbox_message).collect();
         messages.extend(together(self.batch));
         messages.extend(together(self.told));
-        Told { sender: self.sender, rows: self.audit.into_values().flatten().collect(), messages }
+        Told { sender: self.sender, log: Columns::of(self.audit.into_values().flatten()), messages }
     }
 
     /// Writes all of it: the log, and the outbox.
@@ -167,18 +167,17 @@ fn together(told: Vec<Outgoing>) -> Vec<OutboxMessage> {
             }
         }
     }
-    rows.iter().filter_map(|row| packed(row)).collect()
+    rows.iter().map(|row| packed(row)).collect()
 }
 
-fn packed(several: &[Outgoing]) -> Option<OutboxMessage> {
-    let first = several.first()?;
-    Some(OutboxMessage {
-        message_id: first.message_id.clone(),
-        subject: first.subject.clone(),
+fn packed(several: &[Outgoing]) -> OutboxMessage {
+    OutboxMessage {
+        message_id: String::new(),
+        subject: String::new(),
         headers: BTreeMap::new(),
         payload: pack::pack(several),
         packed: true,
-    })
+    }
 }
 
 /// A message as a row of its own.
@@ -223,9 +222,9 @@ mod tests {
         let told: Vec<_> =
             [1, 9, TOGETHER, TOGETHER + 1, 7, 7].into_iter().enumerate().map(|(n, b)| of(n, b)).collect();
         let rows = together(told.clone());
-        assert_eq!(rows.iter().map(|row| row.message_id.as_str()).collect::<Vec<_>>(), ["0", "2", "3", "4"]);
-        let sent: Vec<_> = rows.into_iter().flat_map(|row| messages_of(row).unwrap()).collect();
-        assert_eq!(sent, told);
+        let sent: Vec<_> = rows.into_iter().map(|row| messages_of(row).unwrap()).collect();
+        assert_eq!(sent.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1, 2]);
+        assert_eq!(sent.concat(), told);
         assert_eq!(together(Vec::new()), []);
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use openwatch_bus::consume::Pulse;
 use openwatch_model::policy::Policy;
 use openwatch_store::Store;
 use openwatch_store::policy::{self as history, PolicyRow};
@@ -41,8 +42,8 @@ pub enum PolicyError {
     /// The key files of this process cannot be used.
     #[error(transparent)]
     Signers(#[from] SignersRefused),
-    /// Told to stop while waiting for one.
-    #[error("failed to find a policy in force before being told to stop")]
+    /// None was ever accepted.
+    #[error("no policy is in force yet; the scheduler accepts one")]
     None,
 }
 
@@ -98,17 +99,23 @@ impl PolicyWatch {
         }
     }
 
-    /// Waits for a first policy.
+    /// Waits for a first policy that this process can follow. One that it cannot verify may only be early: the key that signed
+    /// it comes into the key files while processes run.
     ///
     /// # Errors
     /// As [`PolicyWatch::in_force`], but no policy only when told to stop.
-    pub async fn wait(&self, shutdown: &CancellationToken) -> Result<Arc<Policy>, StageError> {
-        let mut told = false;
+    pub async fn wait(&self, pulse: &Pulse, shutdown: &CancellationToken) -> Result<Arc<Policy>, StageError> {
+        let mut told = String::new();
         loop {
+            pulse.tick();
             match self.in_force().await {
-                Err(StageError::Policy(PolicyError::None)) if !shutdown.is_cancelled() => {
-                    if !std::mem::replace(&mut told, true) {
-                        tracing::warn!("no policy is in force yet; waiting for the scheduler to accept one");
+                Err(StageError::Policy(reason @ (PolicyError::None | PolicyError::Stored(_))))
+                    if !shutdown.is_cancelled() =>
+                {
+                    let reason = reason.to_string();
+                    if told != reason {
+                        tracing::warn!(%reason, "waiting for a policy to follow");
+                        told = reason;
                     }
                 }
                 Err(StageError::Store(error)) if error.is_transient() && !shutdown.is_cancelled() => {

@@ -109,7 +109,9 @@ impl Vault {
             // Nothing is given for it, so it needs no judgement but its signature.
             let holder = checked.ok().and_then(|_| holder_of(&question.payload))?;
             if let Err(error) = noted(&self.store, &holder).await {
+                // Without an answer it says so again soon.
                 tracing::debug!(%error, "the keys that a worker holds could not be noted");
+                return None;
             }
             return Some(Bytes::new());
         }
@@ -146,8 +148,7 @@ impl Vault {
 
     /// Judges and seals in one `tx`: nothing leaves unless its audit row is committed.
     async fn try_release(&self, request: &Request) -> Result<Result<Vec<u8>, Refusal>, StoreError> {
-        let mut tx = self.store.begin().await?;
-        let Some(attempt) = attempts::open_attempt(&mut tx, request.scan).await? else {
+        let Some((mut tx, attempt)) = attempts::open_attempt(&self.store, request.scan).await? else {
             return Ok(Err(Refusal::UnknownScan));
         };
         if let Err(refusal) = judge(&attempt, request) {

@@ -8,7 +8,7 @@ use openwatch_model::{AlertId, HostId, Timestamp};
 use uuid::Uuid;
 
 use crate::words::{alert_state, alert_type};
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 /// What became of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,29 @@ pub async fn advance_cursor(
 /// How cursors name a host, or that there is none.
 fn cursor_host(host: Option<HostId>) -> String {
     host.map_or_else(|| "-".to_owned(), |h| h.to_string())
+}
+
+/// Whether [`advance_known_cursors`] would move any, without a transaction: a cursor that appears a moment later it would
+/// not have moved either. Called by the alerts stage for every scan that ended well: most end no alert.
+///
+/// # Errors
+/// The database is away.
+pub async fn has_earlier_cursors(
+    store: &Store,
+    host: Option<HostId>,
+    families: &[&str],
+    occurred_at: Timestamp,
+) -> Result<bool, StoreError> {
+    let families: Vec<String> = families.iter().map(|family| (*family).to_owned()).collect();
+    Ok(sqlx::query_scalar!(
+        r#"select exists (
+             select from alert_cursor where host = $1 and family = any($2) and occurred_at <= $3) as "there!""#,
+        cursor_host(host),
+        &families,
+        occurred_at,
+    )
+    .fetch_one(store.pool())
+    .await?)
 }
 
 /// Moves the cursors of a host in some families to an event's time, where there are any; `false` when there are none, or

@@ -1,8 +1,9 @@
 //! Applying a result: what differs is written, and nothing else (design section 5).
 //!
-//! [`unchanged()`] when the digest is the one of the scan before; else [`compare`], ask the model about each
-//! difference, and [`write()`], under the locks of [`crate::end::open`].
+//! [`unchanged()`] when the digest is the one of the scan before; else [`compare()`] with what is [`known`], ask the model about
+//! each difference, and [`write()`], under the locks of [`crate::end::open`].
 
+mod compare;
 mod rows;
 mod unchanged;
 
@@ -12,13 +13,15 @@ use openwatch_model::drift::Summary;
 use openwatch_model::host::Platform;
 use openwatch_model::scan::RuleTiming;
 use openwatch_model::score::ComplianceState;
-use openwatch_model::transaction::{Change, RuleState};
+use openwatch_model::transaction::Change;
+use tokio::join;
 
+pub use self::compare::{Comparison, Difference, Known, compare, known};
+use self::rows::{Bodies, Log, Rules};
 pub use self::unchanged::unchanged;
-
 use crate::end::{self, Entry, Found, OpenScan, Source};
 use crate::finding::Finding;
-use crate::{StoreError, Tx, kept, words};
+use crate::{StoreError, Tx, kept};
 
 /// A measured scan, as it goes on record.
 #[derive(Clone, Debug)]
@@ -41,84 +44,6 @@ pub struct Completion<'a> {
     pub timings: &'a [RuleTiming],
 }
 
-/// What differs between a result and what is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Comparison {
-    /// Findings that are new or differ in anything; of a filtered scan all.
-    pub differences: Vec<Difference>,
-    /// Rules that the full scan before had and this one has not.
-    pub dropped: Vec<String>,
-}
-
-impl Comparison {
-    /// Nothing at all differs: no rule came, went, or says or proves anything else.
-    pub fn is_silent(&self) -> bool {
-        self.dropped.is_empty() && !self.differences.iter().any(|d| d.differs || d.returned)
-    }
-}
-
-/// One finding that differs from what is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// Place among the findings.
-    pub index: usize,
-    /// What is stored; absent on first sight.
-    pub prior: Option<RuleState>,
-    returned: bool,
-    differs: bool,
-}
-
-/// Compares a result with what is stored, in one statement that returns only what differs. Called by the writer.
-///
-/// # Errors
-/// The database is away.
-pub async fn compare(
-    tx: &mut Tx<'_>,
-    open: &OpenScan,
-    findings: &[Finding<'_>],
-) -> Result<Comparison, StoreError> {
-    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
-    let digests: Vec<&[u8]> = findings.iter().map(|f| f.digest.as_slice()).collect();
-    let rows = sqlx::query!(
-        r#"select n.place as "place?", r.rule_id as "rule_id?", r.status as "status?", r.severity as "severity?",
-             coalesce(r.gone_after is not null, false) as "gone!",
-             r.digest is distinct from n.digest as "differs!"
-           from unnest($2::text[], $3::bytea[]) with ordinality as n (rule_id, digest, place)
-           full join (select * from rule_state where host_id = $1) r on r.rule_id = n.rule_id
-           where case
-             when r.rule_id is null then true
-             when n.rule_id is null then $4 and r.present_since is not null and r.gone_after is null
-             -- A filtered scan counts its checks on each of its rules.
-             else not $4 or r.digest <> n.digest or r.gone_after is not null or r.present_since is null
-           end"#,
-        open.host.0,
-        &rules as &[&str],
-        &digests as &[&[u8]],
-        open.selection.is_full(),
-    )
-    .fetch_all(tx.connection())
-    .await?;
-    let mut comparison = Comparison::default();
-    for row in rows {
-        match (row.place, row.rule_id) {
-            (Some(place), _) => comparison.differences.push(Difference {
-                index: usize::try_from(place - 1).unwrap_or_default(),
-                prior: row.status.map(|status| RuleState {
-                    status: words::status(&status),
-                    severity: words::severity(row.severity.as_deref()),
-                }),
-                returned: row.gone && open.selection.is_full(),
-                differs: row.differs,
-            }),
-            (None, Some(rule)) => comparison.dropped.push(rule),
-            (None, None) => {}
-        }
-    }
-    comparison.differences.sort_by_key(|d| d.index);
-    comparison.dropped.sort();
-    Ok(comparison)
-}
-
 /// Ends a scan and writes what differs: evidence, rule state, the transactions that the model made of the
 /// differences, drop-outs and returns. Called by the writer.
 ///
@@ -128,20 +53,30 @@ pub async fn write(
     tx: &mut Tx<'_>,
     open: &OpenScan,
     done: &Completion<'_>,
-    findings: &[Finding<'_>],
+    findings: &[Finding],
     comparison: &Comparison,
     changes: &[Change],
 ) -> Result<(), StoreError> {
     let filtered =
         (!open.selection.is_full()).then(|| findings.iter().map(|f| f.rule().to_owned()).collect());
-    ledger(tx, open, done, changes.len(), comparison.is_silent(), filtered).await?;
     let differing = comparison.differences.iter().filter_map(|d| Some((d.prior, findings.get(d.index)?)));
     let (known, new): (Vec<_>, Vec<_>) = differing.partition(|(prior, _)| prior.is_some());
     let [known, new] = [known, new].map(|all| all.into_iter().map(|(_, f)| f).collect::<Vec<_>>());
-    rows::store_evidence(tx, &[known.as_slice(), &new].concat()).await?;
-    rows::add_rules(tx, open, &new).await?;
+    // While the server works, the next statement is put together.
+    let moment = **tx;
+    let (ended, bodies) = join!(
+        ledger(tx, open, done, changes.len(), comparison.is_silent(), filtered),
+        ready(|| Bodies::of(known.iter().chain(&new).copied())),
+    );
+    ended?;
+    let bodies = bodies?;
+    let (stored, (new, known)) =
+        join!(rows::store_evidence(tx, &bodies), ready(|| (Rules::of(&new), Rules::of(&known))));
+    stored?;
+    let (added, log) = join!(rows::add_rules(tx, open, &new), ready(|| Log::of(&moment, findings, changes)));
+    added?;
     rows::move_rules(tx, open, &known).await?;
-    rows::append_transactions(tx, open, findings, changes).await?;
+    rows::append_transactions(tx, open, &log?).await?;
     rows::append_revisions(tx, open, &revised(findings, comparison, changes)).await?;
     if open.selection.is_full() {
         let returned: Vec<String> = comparison
@@ -158,14 +93,15 @@ pub async fn write(
     }
 }
 
+/// Done when it is first looked at, and not before.
+async fn ready<T>(make: impl FnOnce() -> T) -> T {
+    make()
+}
+
 /// Findings that say something else under the same verdict: other evidence, another reason to skip, other references.
-fn revised<'a>(
-    findings: &'a [Finding<'a>],
-    comparison: &Comparison,
-    changes: &[Change],
-) -> Vec<&'a Finding<'a>> {
+fn revised<'a>(findings: &'a [Finding], comparison: &Comparison, changes: &[Change]) -> Vec<&'a Finding> {
     let moved =
-        |finding: &&Finding<'_>| changes.binary_search_by(|c| c.rule.as_str().cmp(finding.rule())).is_err();
+        |finding: &&Finding| changes.binary_search_by(|c| c.rule.as_str().cmp(finding.rule())).is_err();
     let differing = comparison.differences.iter().filter(|d| d.differs);
     differing.filter_map(|d| findings.get(d.index)).filter(moved).collect()
 }

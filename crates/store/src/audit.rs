@@ -94,45 +94,65 @@ fn resource(detail: &Value) -> Option<(&'static str, &str)> {
     .find_map(|(kind, field)| Some((kind, detail.get(field)?.as_str()?)))
 }
 
-/// Rows of the log, a list for each column.
-#[derive(Default)]
-pub(crate) struct Columns<'a> {
+/// Rows of the log as a statement takes them, a list for each column.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Columns {
     pub(crate) ids: Vec<Uuid>,
-    pub(crate) codes: Vec<&'a str>,
-    pub(crate) severities: Vec<&'a str>,
-    pub(crate) actor_types: Vec<&'a str>,
-    pub(crate) actors: Vec<&'a str>,
+    pub(crate) codes: Vec<String>,
+    pub(crate) severities: Vec<String>,
+    pub(crate) actor_types: Vec<String>,
+    pub(crate) actors: Vec<String>,
     pub(crate) hosts: Vec<Option<Uuid>>,
-    pub(crate) correlations: Vec<Option<&'a str>>,
-    pub(crate) causes: Vec<Option<&'a str>>,
-    pub(crate) policies: Vec<Option<&'a str>>,
+    pub(crate) correlations: Vec<Option<String>>,
+    pub(crate) causes: Vec<Option<String>>,
+    pub(crate) policies: Vec<Option<String>>,
     pub(crate) details: Vec<String>,
     /// Arrays of arrays must be of one length in PostgreSQL, so paths travel in one text; none of them holds a line end.
     pub(crate) redactions: Vec<Option<String>>,
 }
 
-impl<'a> Columns<'a> {
-    pub(crate) fn of(rows: &'a [AuditRow]) -> Self {
+impl Columns {
+    /// Of these rows. Called by every stage, by the writer beside what the server does.
+    pub fn of(rows: impl IntoIterator<Item = AuditRow>) -> Self {
         let mut all = Self::default();
         for row in rows {
+            let host = host_of(&row.detail);
             all.ids.push(row.id);
-            all.codes.push(&row.code);
-            all.severities.push(&row.severity);
-            all.actor_types.push(&row.actor_type);
-            all.actors.push(&row.actor);
-            all.hosts.push(uuid_field(&row.detail, "host_id"));
-            all.correlations.push(row.correlation.as_deref());
-            all.causes.push(row.cause.as_deref());
-            all.policies.push(row.policy_version.as_deref());
-            all.details.push(row.detail.to_string());
+            all.codes.push(row.code);
+            all.severities.push(row.severity);
+            all.actor_types.push(row.actor_type);
+            all.actors.push(row.actor);
+            all.hosts.push(host);
+            all.correlations.push(row.correlation);
+            all.causes.push(row.cause);
+            all.policies.push(row.policy_version);
+            all.details.push(stored(row.detail, host));
             all.redactions.push((!row.redactions.is_empty()).then(|| row.redactions.join("\n")));
         }
         all
     }
 }
 
-fn uuid_field(detail: &Value, name: &str) -> Option<Uuid> {
-    detail.get(name)?.as_str()?.parse().ok()
+const HOST: &str = "host_id";
+
+fn host_of(detail: &Value) -> Option<Uuid> {
+    detail.get(HOST)?.as_str()?.parse().ok()
+}
+
+/// A detail as a row has it: what its host is, the row says in a column of its own.
+fn stored(mut detail: Value, host: Option<Uuid>) -> String {
+    if let (Value::Object(fields), Some(_)) = (&mut detail, host) {
+        fields.remove(HOST);
+    }
+    detail.to_string()
+}
+
+/// The detail as it was told. Rows of older builds have all of it.
+fn told(mut stored: Value, host: Option<Uuid>) -> Value {
+    if let (Value::Object(fields), Some(host)) = (&mut stored, host) {
+        fields.entry(HOST).or_insert_with(|| Value::String(host.to_string()));
+    }
+    stored
 }
 
 /// No id of that millisecond or a later one is less.
@@ -183,12 +203,13 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
         code => (code.as_ref(), None),
     };
     let rows = sqlx::query!(
-        "select id, action, severity, actor_type, actor_label, correlation_id, cause,
+        "select id, action, severity, actor_type, actor_label, host_id, correlation_id, cause,
            policy_version, detail, redactions, occurred_at
          from audit_event
          where ($1::text is null or action = $1)
            and ($2::uuid is null or host_id = $2)
-           and ($3::text is null or cause = $3)
+           -- The hash has an index.
+           and ($3::text is null or (hashtextextended(cause, 0) = hashtextextended($3, 0) and cause = $3))
            and ($4::timestamptz is null or (occurred_at >= $4 and id >= $6))
            and ($5::timestamptz is null or (occurred_at < $5 and id < $13))
            and ($7::uuid is null or id < $7)
@@ -223,8 +244,8 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
         correlation: r.correlation_id,
         cause: r.cause,
         policy_version: r.policy_version,
-        detail: r.detail,
-        redactions: r.redactions,
+        detail: told(r.detail, r.host_id),
+        redactions: r.redactions.unwrap_or_default(),
         occurred_at: r.occurred_at,
     });
     Ok(page.cut(rows.collect(), |row| (row.occurred_at, row.id)))
@@ -244,6 +265,19 @@ mod tests {
         assert!(first_id(at) <= id(at, 0) && first_id(at) <= id(at, 0xff));
         assert!(first_id(at + Duration::from_millis(1)) > id(at, 0xff));
         assert!(first_id(at) > id(at - Duration::from_millis(1), 0xff));
+    }
+
+    #[test]
+    fn a_host_is_stored_once_and_told_as_before() {
+        let host = Uuid::from_u128(7);
+        let detail = serde_json::json!({"host_id": host, "rule_id": "r"});
+        let as_stored = |it: &Value| serde_json::from_str::<Value>(&stored(it.clone(), host_of(it))).unwrap();
+        assert_eq!(as_stored(&detail), serde_json::json!({"rule_id": "r"}));
+        assert_eq!(told(as_stored(&detail), host_of(&detail)), detail);
+        assert_eq!(told(detail.clone(), host_of(&detail)), detail, "as older builds stored it");
+        for other in [serde_json::json!({"host_id": null}), serde_json::json!({"n": 1})] {
+            assert_eq!(told(as_stored(&other), host_of(&other)), other);
+        }
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use openwatch_model::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Postgres, Transaction};
 
+use crate::doorbell::Doorbell;
 use crate::{StoreError, Tx};
 
 /// Whose rights the connections have: the group role `openwatch_<stage>`.
@@ -79,7 +81,7 @@ pub struct StoreOptions {
     pub url: String,
     /// Whose rights.
     pub role: Role,
-    /// Most connections at once; a [`crate::Listener`] and a [`crate::RelayLock`] hold one each besides.
+    /// Most connections at once; a [`crate::Listener`] and a [`crate::Relay`] hold one each besides.
     pub max_connections: u32,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
@@ -105,6 +107,7 @@ const TRUSTED: Duration = Duration::from_secs(1);
 pub struct Store {
     pool: PgPool,
     options: StoreOptions,
+    bell: Doorbell,
 }
 
 impl std::fmt::Debug for Store {
@@ -121,6 +124,8 @@ pub(crate) fn connect_options(url: &str, application_name: &str) -> Result<PgCon
         ("lock_timeout", "10s"),
         ("idle_in_transaction_session_timeout", "60s"),
         ("timezone", "UTC"),
+        // What we ask takes milliseconds: compiling it never pays.
+        ("jit", "off"),
     ]))
 }
 
@@ -178,7 +183,7 @@ impl Store {
             })
             .connect_with(connect)
             .await?;
-        Ok(Self { pool, options: options.clone() })
+        Ok(Self { pool, options: options.clone(), bell: Doorbell::default() })
     }
 
     /// The stage that this store belongs to.
@@ -200,7 +205,7 @@ impl Store {
     /// # Errors
     /// No connection could be had.
     pub async fn begin(&self) -> Result<Tx<'static>, StoreError> {
-        Tx::open(self.pool.begin().await?).await
+        Tx::open(self.pool.begin().await?, Some(self.bell.clone())).await
     }
 
     /// Begins a read-only transaction that sees one moment, however many statements it takes. Called by readers.
@@ -208,7 +213,17 @@ impl Store {
     /// # Errors
     /// No connection could be had.
     pub async fn begin_read(&self) -> Result<Tx<'static>, StoreError> {
-        Tx::open(self.pool.begin_with("begin isolation level repeatable read, read only").await?).await
+        let inner = self.pool.begin_with("begin isolation level repeatable read, read only").await?;
+        Tx::open(inner, None).await
+    }
+
+    /// A transaction whose time a statement has told on the way.
+    pub(crate) fn begun(&self, inner: Transaction<'static, Postgres>, now: Timestamp) -> Tx<'static> {
+        Tx::begun(inner, now, Some(self.bell.clone()))
+    }
+
+    pub(crate) fn doorbell(&self) -> &Doorbell {
+        &self.bell
     }
 
     /// Waits for running work and closes all connections. Called by `app` at the end.

@@ -90,7 +90,7 @@ pub async fn unused(
          where c.published_at < $1
            and c.digest is distinct from $2
            and c.published_at < (select max(published_at) from corpus)
-           and not exists (select from scan s where s.state in ('queued', 'running') and s.corpus = c.digest)
+           and not exists (select from open_scan o join scan s on s.id = o.scan_id where s.corpus = c.digest)
          order by c.digest",
         before,
         keep

@@ -2,9 +2,10 @@
 
 use openwatch_model::drift::{Drift, DriftKind, Summary};
 use openwatch_model::{HostId, ScanId, Timestamp};
+use sqlx::PgExecutor;
 
 use crate::page::{Page, Paged};
-use crate::{StoreError, Tx, words};
+use crate::{Store, StoreError, Tx, words};
 
 /// The drift of one scan.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,14 +29,14 @@ pub struct DriftRow {
 ///
 /// # Errors
 /// The database is away.
-pub async fn summary(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<(HostId, Summary, String)>, StoreError> {
+pub async fn summary(store: &Store, scan: ScanId) -> Result<Option<(HostId, Summary, String)>, StoreError> {
     let row = sqlx::query!(
         r#"select l.host_id, l.summary as "summary!", l.pass, l.fail, coalesce(s.policy_version, '') as "policy_version!"
            from scan_ledger l join scan s on s.id = l.scan_id
            where l.scan_id = $1 and l.summary is not null"#,
         scan.0
     )
-    .fetch_optional(tx.connection())
+    .fetch_optional(store.pool())
     .await?;
     row.map(|r| {
         let summary = crate::kept::read_summary(r.summary, r.pass, r.fail)
@@ -45,7 +46,8 @@ pub async fn summary(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<(HostId, Su
     .transpose()
 }
 
-/// Records the drift of a scan; `false` when it is on record already: the message is a replay. Called by drift.
+/// Records the drift of a scan; `false` when it is on record already: the message is a replay. Called by drift, for what
+/// is told.
 ///
 /// # Errors
 /// The scan does not exist, or is another host's.
@@ -56,17 +58,40 @@ pub async fn record(
     drift: &Drift,
     policy_version: &str,
 ) -> Result<bool, StoreError> {
+    insert(tx.connection(), scan, host, drift, policy_version).await
+}
+
+/// [`record`] by itself, for what nobody is told of.
+///
+/// # Errors
+/// See [`record`].
+pub async fn record_alone(
+    store: &Store,
+    scan: ScanId,
+    host: HostId,
+    drift: &Drift,
+    policy_version: &str,
+) -> Result<bool, StoreError> {
+    insert(store.pool(), scan, host, drift, policy_version).await
+}
+
+async fn insert(
+    executor: impl PgExecutor<'_>,
+    scan: ScanId,
+    host: HostId,
+    drift: &Drift,
+    policy_version: &str,
+) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "insert into drift (scan_id, host_id, kind, drift, policy_version, detected_at) values ($1, $2, $3, $4, $5, $6)
+        "insert into drift (scan_id, host_id, kind, drift, policy_version, detected_at) values ($1, $2, $3, $4, $5, now())
          on conflict (scan_id) do nothing",
         scan.0,
         host.0,
         drift.kind.as_str(),
         serde_json::json!(drift),
         policy_version,
-        tx.now(),
     )
-    .execute(tx.connection())
+    .execute(executor)
     .await?;
     Ok(done.rows_affected() == 1)
 }

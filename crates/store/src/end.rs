@@ -89,7 +89,7 @@ pub struct Found {
 
 impl Found {
     /// Of findings.
-    pub fn of(findings: &[Finding<'_>]) -> Self {
+    pub fn of(findings: &[Finding]) -> Self {
         Self { counts: finding::counts(findings), critical_failing: finding::critical_failing(findings) }
     }
 }
@@ -149,10 +149,10 @@ pub async fn begin(store: &Store, scan: ScanId, host: HostId) -> Result<(Tx<'sta
     let mut inner = store.pool().begin().await?;
     match locked(&mut inner, scan).await? {
         Some(row) => {
-            let tx = Tx::begun(inner, row.now);
+            let tx = store.begun(inner, row.now);
             Ok((tx, row.ending(scan, Some(host))?))
         }
-        None => Ok((Tx::open(inner).await?, Ending::Unknown)),
+        None => Ok((Tx::open(inner, Some(store.doorbell().clone())).await?, Ending::Unknown)),
     }
 }
 
@@ -335,7 +335,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) failure: Option<&'a Failure>,
 }
 
-/// Ends a scan: a line in the ledger, and its own row.
+/// Ends a scan: a line in the ledger, its own row, and its place among those under way.
 pub(crate) async fn close(
     tx: &mut Tx<'_>,
     open: &OpenScan,
@@ -350,6 +350,9 @@ pub(crate) async fn close(
            insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
              critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+         ),
+         closed as (
+           delete from open_scan where host_id = $2 and scan_id = $1
          )
          update scan
          set state = case when $5 = 'failed' then 'failed' else 'completed' end, superseded = $5 = 'superseded',

@@ -20,9 +20,9 @@ const RULE_ID_CAP: usize = 256;
 const DETAIL_CAP: usize = 4096;
 
 /// One outcome, ready to be stored. Its texts are made when they are: most findings are as they were.
-#[derive(Clone, Copy, Debug)]
-pub struct Finding<'a> {
-    outcome: &'a RawOutcome,
+#[derive(Clone, Debug)]
+pub struct Finding {
+    outcome: RawOutcome,
     /// Of the evidence as received.
     pub(crate) evidence_bytes: i32,
     /// Of [`Finding::evidence`].
@@ -86,9 +86,9 @@ impl Unacceptable {
     }
 }
 
-impl<'a> Finding<'a> {
+impl Finding {
     /// Rule id.
-    pub fn rule(&self) -> &'a str {
+    pub fn rule(&self) -> &str {
         &self.outcome.rule
     }
 
@@ -98,14 +98,14 @@ impl<'a> Finding<'a> {
     }
 
     /// Why it was skipped, when it was.
-    pub(crate) fn skip_reason(&self) -> Option<Cow<'a, str>> {
-        skip_reason(self.outcome)
+    pub(crate) fn skip_reason(&self) -> Option<Cow<'_, str>> {
+        skip_reason(&self.outcome)
     }
 
     /// As JSON.
     pub(crate) fn framework_refs(&self) -> String {
         let mut json = Vec::new();
-        references(&mut json, self.outcome);
+        references(&mut json, &self.outcome);
         String::from_utf8(json).unwrap_or_default()
     }
 
@@ -118,7 +118,7 @@ impl<'a> Finding<'a> {
             return Err(Unacceptable::Evidence { rule: self.rule().to_owned() });
         }
         let mut json = Vec::new();
-        evidence(&mut json, self.outcome);
+        evidence(&mut json, &self.outcome);
         Ok(String::from_utf8(json).unwrap_or_default())
     }
 }
@@ -127,11 +127,11 @@ impl<'a> Finding<'a> {
 ///
 /// # Errors
 /// The first outcome that cannot be stored; nothing of the batch may be.
-pub fn prepare(outcomes: &[RawOutcome]) -> Result<Vec<Finding<'_>>, Unacceptable> {
+pub fn prepare(outcomes: Vec<RawOutcome>) -> Result<Vec<Finding>, Unacceptable> {
     // Thousands of small texts are written only to be hashed: into one buffer.
     let mut buffer = Vec::new();
     let mut findings =
-        outcomes.iter().map(|outcome| one(outcome, &mut buffer)).collect::<Result<Vec<_>, _>>()?;
+        outcomes.into_iter().map(|outcome| one(outcome, &mut buffer)).collect::<Result<Vec<_>, _>>()?;
     findings.sort_by(|a, b| a.rule().cmp(b.rule()));
     match findings.windows(2).find(|pair| pair[0].rule() == pair[1].rule()) {
         Some(pair) => Err(Unacceptable::DuplicateRule { rule: pair[0].rule().to_owned() }),
@@ -139,7 +139,7 @@ pub fn prepare(outcomes: &[RawOutcome]) -> Result<Vec<Finding<'_>>, Unacceptable
     }
 }
 
-fn one<'a>(outcome: &'a RawOutcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>, Unacceptable> {
+fn one(outcome: RawOutcome, buffer: &mut Vec<u8>) -> Result<Finding, Unacceptable> {
     let rule = &outcome.rule;
     if rule.is_empty() || rule.len() > RULE_ID_CAP || rule.contains('\0') {
         return Err(Unacceptable::RuleId { rule: rule.chars().take(64).collect() });
@@ -148,17 +148,17 @@ fn one<'a>(outcome: &'a RawOutcome, buffer: &mut Vec<u8>) -> Result<Finding<'a>,
         return Err(Unacceptable::Evidence { rule: rule.clone() });
     }
     buffer.clear();
-    let bytes = evidence(buffer, outcome);
+    let bytes = evidence(buffer, &outcome);
     if bytes > EVIDENCE_RULE_CAP {
         return Err(Unacceptable::EvidenceOversize { rule: rule.clone(), bytes });
     }
     let evidence_hash: [u8; 32] = Sha256::digest(&buffer).into();
     buffer.clear();
-    references(buffer, outcome);
+    references(buffer, &outcome);
     let mut digest = Sha256::new();
     field(&mut digest, outcome.status.as_str().as_bytes());
     field(&mut digest, outcome.severity.map_or("", Severity::as_str).as_bytes());
-    field(&mut digest, skip_reason(outcome).unwrap_or_default().as_bytes());
+    field(&mut digest, skip_reason(&outcome).unwrap_or_default().as_bytes());
     field(&mut digest, buffer);
     digest.update(evidence_hash);
     Ok(Finding {
@@ -267,14 +267,14 @@ pub fn digest(outcomes: &[u8; 32], corpus: &str, engine: &str) -> [u8; 32] {
 }
 
 /// How many ended each way.
-pub(crate) fn counts(findings: &[Finding<'_>]) -> Counts {
+pub(crate) fn counts(findings: &[Finding]) -> Counts {
     Counts::of(findings.iter().map(|f| &f.outcome.status))
 }
 
 /// Critical rules that fail.
-pub(crate) fn critical_failing(findings: &[Finding<'_>]) -> u32 {
+pub(crate) fn critical_failing(findings: &[Finding]) -> u32 {
     let critical =
-        |f: &&Finding<'_>| f.outcome.status == Status::Fail && f.outcome.severity == Some(Severity::Critical);
+        |f: &&Finding| f.outcome.status == Status::Fail && f.outcome.severity == Some(Severity::Critical);
     u32::try_from(findings.iter().filter(critical).count()).unwrap_or(u32::MAX)
 }
 
@@ -309,41 +309,40 @@ mod tests {
         let empty = outcome("r", "").evidence.get().len();
         // An empty stdout is left out altogether: its name and quotes count too.
         let room = EVIDENCE_RULE_CAP - empty - r#","stdout":"""#.len();
-        assert!(prepare(&[outcome("r", &"x".repeat(room))]).is_ok());
-        let refused = prepare(&[outcome("r", &"x".repeat(room + 1))]).unwrap_err();
+        assert!(prepare(vec![outcome("r", &"x".repeat(room))]).is_ok());
+        let refused = prepare(vec![outcome("r", &"x".repeat(room + 1))]).unwrap_err();
         assert_eq!((refused.reason(), refused.rule()), ("evidence_oversize", "r"));
     }
 
     #[test]
     fn nul_is_replaced_and_flagged() {
-        let said = [outcome("r", "a\0b")];
-        let finding = prepare(&said).unwrap().remove(0);
+        let finding = prepare(vec![outcome("r", "a\0b")]).unwrap().remove(0);
         let body: Value = serde_json::from_str(&finding.evidence().unwrap()).unwrap();
         assert_eq!(finding.evidence_hash, <[u8; 32]>::from(Sha256::digest(finding.evidence().unwrap())));
         assert_eq!(body["checks"][0]["stdout"], "a\u{fffd}b");
         assert_eq!((&body["nul_replaced"], &body["detail"]), (&Value::Bool(true), &Value::from("as wanted")));
         // The six characters backslash-u-0000 are no NUL.
-        let said = [outcome("r", "a\\u0000b")];
-        assert!(!prepare(&said).unwrap()[0].evidence().unwrap().contains("nul_replaced"));
+        let said = vec![outcome("r", "a\\u0000b")];
+        assert!(!prepare(said).unwrap()[0].evidence().unwrap().contains("nul_replaced"));
     }
 
     #[test]
     fn the_detail_goes_with_the_evidence() {
         let mut said = outcome("r", "");
         let with = r#"{"detail":"as wanted","checks":[{"method":"command"}]}"#;
-        assert_eq!(prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap(), with);
+        assert_eq!(prepare(vec![said.clone()]).unwrap()[0].evidence().unwrap(), with);
         for empty in ["{}", "{ }"] {
             said.evidence = raw(empty);
             assert_eq!(
-                prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap(),
+                prepare(vec![said.clone()]).unwrap()[0].evidence().unwrap(),
                 r#"{"detail":"as wanted"}"#
             );
         }
         said.detail = "ä".repeat(DETAIL_CAP + 1);
-        let long = prepare(std::slice::from_ref(&said)).unwrap()[0].evidence().unwrap();
+        let long = prepare(vec![said.clone()]).unwrap()[0].evidence().unwrap();
         assert_eq!(long.matches('ä').count(), DETAIL_CAP);
         (said.detail, said.evidence) = (String::new(), raw("{}"));
-        assert_eq!(prepare(&[said]).unwrap()[0].evidence().unwrap(), "{}");
+        assert_eq!(prepare(vec![said]).unwrap()[0].evidence().unwrap(), "{}");
     }
 
     #[test]
@@ -351,20 +350,16 @@ mod tests {
         let mut said = outcome("r", "");
         for none in ["[]", "null", "7", "\"{\""] {
             said.evidence = raw(none);
-            assert_eq!(
-                prepare(std::slice::from_ref(&said)).unwrap_err().reason(),
-                "invalid_result",
-                "{none}"
-            );
+            assert_eq!(prepare(vec![said.clone()]).unwrap_err().reason(), "invalid_result", "{none}");
         }
         said.evidence = raw(r#"{"checks":7}"#);
-        assert!(matches!(prepare(&[said]).unwrap()[0].evidence(), Err(Unacceptable::Evidence { .. })));
+        assert!(matches!(prepare(vec![said]).unwrap()[0].evidence(), Err(Unacceptable::Evidence { .. })));
     }
 
     #[test]
     fn duplicates_and_bad_names_are_refused() {
-        assert_eq!(prepare(&[outcome("r", ""), outcome("r", "")]).unwrap_err().reason(), "duplicate_rule");
-        assert_eq!(prepare(&[outcome("", "")]).unwrap_err().reason(), "invalid_rule");
+        assert_eq!(prepare(vec![outcome("r", ""), outcome("r", "")]).unwrap_err().reason(), "duplicate_rule");
+        assert_eq!(prepare(vec![outcome("", "")]).unwrap_err().reason(), "invalid_rule");
     }
 
     #[test]

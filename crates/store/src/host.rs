@@ -345,7 +345,8 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, limit: u32) -> Result<Vec<Ho
            left join host_maintenance m on m.host_id = h.id
            left join host_liveness l on l.host_id = h.id
            left join host_backoff_state b on b.host_id = h.id and b.probe_type = 'scan'
-           left join scan o on o.host_id = h.id and o.state in ('queued', 'running')
+           left join open_scan n on n.host_id = h.id
+           left join scan o on o.id = n.scan_id
            where (h.deleted_at is null or $7)
              and ($8::uuid[] is null or h.id = any($8))
              and ($1::uuid is null or h.id = $1)

@@ -50,14 +50,15 @@ pub async fn migrate(
     MIGRATIONS.run(&mut connection).await.map_err(migrate_error)?;
     let done = MIGRATIONS.iter().map(|m| m.version).filter(|v| before.found.is_none_or(|found| *v > found));
     let mut applied = Vec::new();
-    let mut tx = Tx::open(connection.begin().await?).await?;
+    let mut tx = Tx::open(connection.begin().await?, None).await?;
     for version in done {
         // Two processes may migrate at once; the log names each version once.
         if !audit::migration_is_recorded(&mut tx, version).await? {
             let event = MigrationApplied { version };
             let row = audit::row(&tx, &Actor::Operator, &event, &audit::Context::default());
             let message = tell(&row);
-            outbox::tell(&mut tx, &Told { sender, rows: vec![row], messages: vec![message] }).await?;
+            outbox::tell(&mut tx, &Told { sender, log: audit::Columns::of([row]), messages: vec![message] })
+                .await?;
             applied.push(version);
         }
     }

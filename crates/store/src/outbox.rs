@@ -6,7 +6,8 @@ use std::time::Duration;
 use openwatch_model::Timestamp;
 use uuid::Uuid;
 
-use crate::audit::{AuditRow, Columns};
+use crate::audit::Columns;
+use crate::listen::OUTBOX;
 use crate::{Store, StoreError, Tx};
 
 /// A message to be sent.
@@ -20,7 +21,7 @@ pub struct OutboxMessage {
     pub headers: BTreeMap<String, String>,
     /// Bytes.
     pub payload: Vec<u8>,
-    /// The payload is several messages, packed; id and subject are the first one's, and the headers are in there.
+    /// The payload is several messages, packed: ids, subjects and headers are in there, and here there are none.
     pub packed: bool,
 }
 
@@ -30,7 +31,7 @@ pub struct Told<'a> {
     /// Stage whose relay sends the messages.
     pub sender: &'a str,
     /// For the log.
-    pub rows: Vec<AuditRow>,
+    pub log: Columns,
     /// For the bus.
     pub messages: Vec<OutboxMessage>,
 }
@@ -80,7 +81,7 @@ pub struct Depth {
 /// # Errors
 /// The database is away, or a subject is malformed.
 pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> Result<(), StoreError> {
-    write(tx, sender, &[], messages).await
+    write(tx, sender, &Columns::default(), messages).await
 }
 
 /// Writes rows of the audit log and puts messages in line ([`put`]), in one statement: everything that is done is told
@@ -89,25 +90,26 @@ pub async fn put(tx: &mut Tx<'_>, sender: &str, messages: &[OutboxMessage]) -> R
 /// # Errors
 /// The database is away, or a subject is malformed.
 pub async fn tell(tx: &mut Tx<'_>, told: &Told<'_>) -> Result<(), StoreError> {
-    write(tx, told.sender, &told.rows, &told.messages).await
+    write(tx, told.sender, &told.log, &told.messages).await
 }
 
 async fn write(
     tx: &mut Tx<'_>,
     sender: &str,
-    rows: &[AuditRow],
+    log: &Columns,
     messages: &[OutboxMessage],
 ) -> Result<(), StoreError> {
-    if rows.is_empty() && messages.is_empty() {
+    if log.ids.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let (log, lines) = (Columns::of(rows), Lines::of(messages));
-    sqlx::query!(
+    let lines = Lines::of(messages);
+    let call = !messages.is_empty() && !tx.rings(sender);
+    sqlx::query_scalar!(
         "with logged as (
            insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id,
              cause, policy_version, detail, redactions, occurred_at)
            select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.correlation, e.cause, e.policy,
-             e.detail::jsonb, coalesce(string_to_array(e.redactions, E'\\n'), '{}'), $6
+             e.detail::jsonb, string_to_array(e.redactions, E'\\n'), $6
            from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[], $15::text[],
              $16::text[], $17::text[], $18::text[])
              as e (id, action, severity, actor_type, actor, host_id, correlation, cause, policy, detail, redactions)
@@ -120,10 +122,13 @@ async fn write(
            insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
            select $1, message_id, subject, headers, payload, false, $6 from message where not packed order by place
            on conflict (message_id) where not packed do nothing
-         )
+         ),
          -- By itself: a row that may conflict is logged with a confirmation.
-         insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
-         select $1, message_id, subject, headers, payload, true, $6 from message where packed order by place",
+         together as (
+           insert into outbox (sender, payload, packed, created_at)
+           select $1, payload, true, $6 from message where packed order by place
+         )
+         select case when $19 then pg_notify($20, $1)::text end",
         sender,
         &lines.ids as &[&str],
         &lines.subjects as &[&str],
@@ -132,57 +137,21 @@ async fn write(
         tx.now(),
         &lines.packed,
         &log.ids,
-        &log.codes as &[&str],
-        &log.severities as &[&str],
-        &log.actor_types as &[&str],
-        &log.actors as &[&str],
+        &log.codes,
+        &log.severities,
+        &log.actor_types,
+        &log.actors,
         &log.hosts as &[Option<Uuid>],
-        &log.correlations as &[Option<&str>],
-        &log.causes as &[Option<&str>],
-        &log.policies as &[Option<&str>],
+        &log.correlations as &[Option<String>],
+        &log.causes as &[Option<String>],
+        &log.policies as &[Option<String>],
         &log.details,
         &log.redactions as &[Option<String>],
+        call,
+        OUTBOX,
     )
-    .execute(tx.connection())
+    .fetch_one(tx.connection())
     .await?;
-    Ok(())
-}
-
-/// The next messages of a sender, oldest first. Not locked: the caller holds the sender's [`crate::RelayLock`].
-/// Called by the relay.
-///
-/// # Errors
-/// The database is away.
-pub async fn take(store: &Store, sender: &str, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
-    let rows = sqlx::query!(
-        "select id, message_id, subject, headers, payload, packed from outbox where sender = $1 order by id limit $2",
-        sender,
-        i64::from(limit),
-    )
-    .fetch_all(store.pool())
-    .await?;
-    rows.into_iter()
-        .map(|r| {
-            let headers = serde_json::from_value(r.headers)
-                .map_err(|_| StoreError::unknown_word("set of message headers", &r.message_id))?;
-            let message = OutboxMessage {
-                message_id: r.message_id,
-                subject: r.subject,
-                headers,
-                payload: r.payload,
-                packed: r.packed,
-            };
-            Ok(OutboxRow { id: r.id, message })
-        })
-        .collect()
-}
-
-/// Forgets messages that the bus has acknowledged. Called by the relay.
-///
-/// # Errors
-/// The database is away; the messages will be sent again under the same ids.
-pub async fn remove(store: &Store, ids: &[i64]) -> Result<(), StoreError> {
-    sqlx::query!("delete from outbox where id = any($1)", ids).execute(store.pool()).await?;
     Ok(())
 }
 
@@ -193,7 +162,7 @@ pub async fn remove(store: &Store, ids: &[i64]) -> Result<(), StoreError> {
 /// The database is away; the row stays as it was.
 pub async fn replace(store: &Store, id: i64, sender: &str, rest: &[OutboxMessage]) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    if give_up(&mut tx, id).await? {
+    if give_up(&mut tx, sender, id).await? {
         put(&mut tx, sender, rest).await?;
     }
     tx.commit().await
@@ -203,8 +172,10 @@ pub async fn replace(store: &Store, id: i64, sender: &str, rest: &[OutboxMessage
 ///
 /// # Errors
 /// The database is away.
-pub async fn give_up(tx: &mut Tx<'_>, id: i64) -> Result<bool, StoreError> {
-    let done = sqlx::query!("delete from outbox where id = $1", id).execute(tx.connection()).await?;
+pub async fn give_up(tx: &mut Tx<'_>, sender: &str, id: i64) -> Result<bool, StoreError> {
+    let done = sqlx::query!("delete from outbox where sender = $1 and id = $2", sender, id)
+        .execute(tx.connection())
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -45,12 +45,13 @@ pub struct Patience {
 /// The database is away.
 pub async fn overdue(tx: &mut Tx<'_>, patience: Patience, limit: u32) -> Result<Vec<Overdue>, StoreError> {
     let rows = sqlx::query!(
-        r#"select id, host_id, attempt, state, lane, queued_at, issued_at as "issued_at!" from scan
-           where (state = 'queued' and issued_at <= $1)
-              or (state = 'running' and issued_at is not null
-                  and started_at + make_interval(secs => timeout_sec) <= $2)
+        r#"select s.id, s.host_id, s.attempt, s.state, s.lane, s.queued_at, s.issued_at as "issued_at!"
+           from open_scan o join scan s on s.id = o.scan_id
+           where (s.state = 'queued' and s.issued_at <= $1)
+              or (s.state = 'running' and s.issued_at is not null
+                  and s.started_at + make_interval(secs => s.timeout_sec) <= $2)
            -- Running ones first; of the queued ones any, so that a long line of jobs that rightly wait hides nobody for ever.
-           order by state = 'queued', random()
+           order by s.state = 'queued', random()
            limit $3"#,
         tx.now() - patience.queued,
         tx.now() - patience.running,
@@ -81,11 +82,13 @@ pub async fn overdue(tx: &mut Tx<'_>, patience: Patience, limit: u32) -> Result<
 /// The database is away.
 pub async fn retry(tx: &mut Tx<'_>, open: &OpenScan) -> Result<u32, StoreError> {
     let attempt = sqlx::query_scalar!(
-        "update scan set state = 'queued', attempt = attempt + 1, rescues = rescues + 1, tag = null, key_id = null, issued_at = null,
+        "with waiting as (update open_scan set unissued = true where host_id = $3 and scan_id = $1)
+         update scan set state = 'queued', attempt = attempt + 1, rescues = rescues + 1, tag = null, key_id = null, issued_at = null,
            started_at = null, worker = null
          where id = $1 and attempt = $2 returning attempt",
         open.scan.0,
         i32::try_from(open.attempt).unwrap_or(i32::MAX),
+        open.host.0,
     )
     .fetch_one(tx.connection())
     .await?;

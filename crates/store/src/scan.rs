@@ -6,7 +6,7 @@ use openwatch_model::scan::{Lane, ScanState, Selection};
 use openwatch_model::{HostId, ScanId, Timestamp};
 
 use crate::words::{lane, scan_state};
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 pub use job::{Issued, JobOrder, Numbered, Target, issue, number, unissued};
 
@@ -50,8 +50,8 @@ pub enum Queued {
     NoHost,
 }
 
-/// Queues a scan on the manual lane, unless the host has one open: the unique index decides, so of two who ask at once
-/// one gets the other's scan (API-06). Called by the API.
+/// Queues a scan on the manual lane, unless the host has one open: the key of `open_scan` decides, so of two who ask at
+/// once one gets the other's scan (API-06). Called by the API.
 ///
 /// # Errors
 /// The database is away.
@@ -64,9 +64,12 @@ pub async fn queue(tx: &mut Tx<'_>, new: &NewScan<'_>) -> Result<Queued, StoreEr
     .await?;
     let Some(number) = number else { return Ok(Queued::NoHost) };
     let done = sqlx::query!(
-        "insert into scan (id, host_id, number, lane, trigger, actor, correlation, framework, rules, policy_version, queued_at)
-         values ($1, $2, $3, 'manual', 'manual', $4, $5, $6, $7, $8, $9)
-         on conflict (host_id) where state in ('queued', 'running') do nothing",
+        "with opened as (
+           insert into open_scan (host_id, scan_id, unissued) values ($2, $1, true)
+           on conflict (host_id) do nothing returning scan_id
+         )
+         insert into scan (id, host_id, number, lane, trigger, actor, correlation, framework, rules, policy_version, queued_at)
+         select scan_id, $2, $3, 'manual', 'manual', $4, $5, $6, $7, $8, $9 from opened",
         new.scan.0,
         new.host.0,
         number,
@@ -83,7 +86,7 @@ pub async fn queue(tx: &mut Tx<'_>, new: &NewScan<'_>) -> Result<Queued, StoreEr
         return Ok(Queued::New { number });
     }
     let open = sqlx::query!(
-        "select id, state, lane, queued_at from scan where host_id = $1 and state in ('queued', 'running')",
+        "select s.id, s.state, s.lane, s.queued_at from open_scan o join scan s on s.id = o.scan_id where o.host_id = $1",
         new.host.0
     )
     .fetch_optional(tx.connection())
@@ -96,7 +99,7 @@ pub async fn queue(tx: &mut Tx<'_>, new: &NewScan<'_>) -> Result<Queued, StoreEr
             queued_at: open.queued_at,
         }),
         // It ended between the two statements.
-        None => Err(StoreError::Conflict { constraint: "scan_one_open_per_host".into() }),
+        None => Err(StoreError::Conflict { constraint: "open_scan_pkey".into() }),
     }
 }
 
@@ -106,15 +109,23 @@ pub async fn queue(tx: &mut Tx<'_>, new: &NewScan<'_>) -> Result<Queued, StoreEr
 /// # Errors
 /// The database is away.
 pub async fn promote(tx: &mut Tx<'_>, scan: ScanId) -> Result<bool, StoreError> {
-    let done = sqlx::query!(
-        "update scan set lane = 'manual', attempt = case when tag is null then attempt else attempt + 1 end,
-           tag = null, key_id = null, issued_at = null
-         where id = $1 and state = 'queued' and lane = 'scheduled'",
+    let done = sqlx::query_scalar!(
+        r#"with promoted as (
+             update scan set lane = 'manual', attempt = case when tag is null then attempt else attempt + 1 end,
+               tag = null, key_id = null, issued_at = null
+             where id = $1 and state = 'queued' and lane = 'scheduled'
+             returning host_id
+           ),
+           waiting as (
+             -- Whatever it says: who gives out its job at this moment has changed that since this statement began.
+             update open_scan o set unissued = true from promoted p where o.host_id = p.host_id
+           )
+           select count(*) > 0 as "done!" from promoted"#,
         scan.0
     )
-    .execute(tx.connection())
+    .fetch_one(tx.connection())
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(done)
 }
 
 /// A scan that a worker has begun.
@@ -132,36 +143,37 @@ pub struct Started {
     pub correlation: Option<String>,
 }
 
-/// Marks a scan as running. Nothing when it runs or has ended already, or the attempt is not its current one. Called by
-/// the writer on the result part `started`.
+/// Begins a transaction in which a scan is marked as running. Nothing when it runs or has ended already, or the attempt is
+/// not its current one. Called by the writer on the result part `started`.
 ///
 /// # Errors
 /// The database is away.
 pub async fn mark_running(
-    tx: &mut Tx<'_>,
+    store: &Store,
     scan: ScanId,
     host: HostId,
     attempt: u32,
     worker: &str,
-) -> Result<Option<Started>, StoreError> {
+) -> Result<Option<(Tx<'static>, Started)>, StoreError> {
+    let mut inner = store.pool().begin().await?;
     let row = sqlx::query!(
-        "update scan set state = 'running', started_at = $5, worker = $4
-         where id = $1 and host_id = $2 and attempt = $3 and state = 'queued' and tag is not null
-         returning framework, rules, lane, policy_version, correlation",
+        r#"update scan set state = 'running', started_at = now(), worker = $4
+           where id = $1 and host_id = $2 and attempt = $3 and state = 'queued' and tag is not null
+           returning framework, rules, lane, policy_version, correlation, now() as "now!""#,
         scan.0,
         host.0,
         i32::try_from(attempt).unwrap_or(i32::MAX),
         worker,
-        tx.now(),
     )
-    .fetch_optional(tx.connection())
+    .fetch_optional(&mut *inner)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    Ok(Some(Started {
+    let started = Started {
         host,
         selection: Selection { framework: row.framework, rules: row.rules },
         lane: lane(&row.lane)?,
         policy_version: row.policy_version.unwrap_or_default(),
         correlation: row.correlation,
-    }))
+    };
+    Ok(Some((store.begun(inner, row.now), started)))
 }

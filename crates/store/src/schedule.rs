@@ -25,8 +25,9 @@ use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::schedule::DueReason;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{HostId, Timestamp};
+use sqlx::PgConnection;
 
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 pub use due::{Dispatch, Dispatched, DueCounts, DueHost, Part, ahead, claim_due, counts, dispatch};
 pub use maintenance::{Granted, Wish, ask, grant, sweep};
@@ -56,34 +57,42 @@ pub struct Reschedule<'a> {
     pub policy_version: &'a str,
 }
 
-/// State, interval and due time of a host, locked: what the scheduler decides from. Called by the scheduler before
-/// [`update_after_scan`].
+/// Begins a transaction that holds a host's state, interval and due time: what the scheduler decides from. Called by the
+/// scheduler before [`update_after_scan`].
 ///
 /// # Errors
 /// The database is away.
-pub async fn lock(tx: &mut Tx<'_>, host: HostId) -> Result<Option<ScheduleFacts>, StoreError> {
+pub async fn hold(store: &Store, host: HostId) -> Result<Option<(Tx<'static>, ScheduleFacts)>, StoreError> {
+    let mut inner = store.pool().begin().await?;
+    let held = lock(&mut inner, host).await?;
+    Ok(held.map(|(now, facts)| (store.begun(inner, now), facts)))
+}
+
+async fn lock(
+    connection: &mut PgConnection,
+    host: HostId,
+) -> Result<Option<(Timestamp, ScheduleFacts)>, StoreError> {
     let row = sqlx::query!(
-        r#"select compliance_state, compliance_score::float8 as score, has_critical_findings,
+        r#"select now() as "now!", compliance_state, compliance_score::float8 as score, has_critical_findings,
              current_interval_minutes, next_scheduled_scan, next_reason, maintenance_mode, maintenance_until,
              policy_version_at_last_scan
            from host_compliance_schedule where host_id = $1 for update"#,
         host.0
     )
-    .fetch_optional(tx.connection())
+    .fetch_optional(connection)
     .await?;
-    Ok(row.map(|row| facts!(row)))
+    Ok(row.map(|row| (row.now, facts!(row))))
 }
 
-/// Moves a host's schedule after a scan, unless a newer scan has moved it already. Returns the row before and after.
-/// Called by the scheduler on `scan.completed` and `scan.failed`.
+/// Moves a host's schedule after a scan, unless this or a newer scan has moved it already: a message that comes twice
+/// moves it once. Returns the row as it is then. Called by the scheduler on `scan.completed` and `scan.failed`.
 ///
 /// # Errors
 /// The database is away.
 pub async fn update_after_scan(
     tx: &mut Tx<'_>,
     change: &Reschedule<'_>,
-) -> Result<Option<(ScheduleFacts, ScheduleFacts)>, StoreError> {
-    let Some(prior) = lock(tx, change.host).await? else { return Ok(None) };
+) -> Result<Option<ScheduleFacts>, StoreError> {
     let (state, score, critical) = match change.outcome {
         Some((state, score, critical)) => (Some(state.as_str()), score.percent(), Some(critical)),
         None => (None, None, None),
@@ -120,5 +129,5 @@ pub async fn update_after_scan(
     )
     .fetch_optional(tx.connection())
     .await?;
-    Ok(row.map(|row| (prior, facts!(row))))
+    Ok(row.map(|row| facts!(row)))
 }

@@ -7,6 +7,7 @@ use sqlx::{Acquire, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::StoreError;
+use crate::doorbell::Doorbell;
 
 /// The one time for every decision of a unit of work: the database's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,10 @@ impl Moment {
 pub struct Tx<'a> {
     inner: Transaction<'a, Postgres>,
     moment: Moment,
+    /// Of this process's relay; whoever puts something in line without one calls through the database.
+    bell: Option<Doorbell>,
+    /// Something was put in line for it.
+    ring: bool,
 }
 
 impl Deref for Tx<'_> {
@@ -52,14 +57,17 @@ impl std::fmt::Debug for Tx<'_> {
 }
 
 impl<'a> Tx<'a> {
-    pub(crate) async fn open(mut inner: Transaction<'a, Postgres>) -> Result<Self, StoreError> {
+    pub(crate) async fn open(
+        mut inner: Transaction<'a, Postgres>,
+        bell: Option<Doorbell>,
+    ) -> Result<Self, StoreError> {
         let now = sqlx::query_scalar!(r#"select now() as "now!""#).fetch_one(&mut *inner).await?;
-        Ok(Self { inner, moment: Moment::at(now) })
+        Ok(Self::begun(inner, now, bell))
     }
 
     /// Of a transaction whose time a statement has told on the way.
-    pub(crate) fn begun(inner: Transaction<'a, Postgres>, now: Timestamp) -> Self {
-        Self { inner, moment: Moment::at(now) }
+    pub(crate) fn begun(inner: Transaction<'a, Postgres>, now: Timestamp, bell: Option<Doorbell>) -> Self {
+        Self { inner, moment: Moment::at(now), bell, ring: false }
     }
 
     /// Makes everything done in it happen.
@@ -67,7 +75,11 @@ impl<'a> Tx<'a> {
     /// # Errors
     /// It did not, or the answer was lost: either way the caller does the same again.
     pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.inner.commit().await?)
+        self.inner.commit().await?;
+        if let Some(bell) = self.bell.filter(|_| self.ring) {
+            bell.ring();
+        }
+        Ok(())
     }
 
     /// A part that can fail alone: dropped without [`Tx::commit`], only what was done since is undone.
@@ -76,7 +88,16 @@ impl<'a> Tx<'a> {
     /// The connection is gone.
     pub async fn savepoint(&mut self) -> Result<Tx<'_>, StoreError> {
         let moment = self.moment;
-        Ok(Tx { inner: self.inner.begin().await?, moment })
+        // What it puts in line is there when the whole commits; ringing for nothing does no harm.
+        self.ring = true;
+        Ok(Tx { inner: self.inner.begin().await?, moment, bell: self.bell.clone(), ring: false })
+    }
+
+    /// Whether the commit rings for what this sender puts in line; else somebody has to be called.
+    pub(crate) fn rings(&mut self, sender: &str) -> bool {
+        let answered = self.bell.as_ref().is_some_and(|bell| bell.is_answered_by(sender));
+        self.ring |= answered;
+        answered
     }
 
     pub(crate) fn connection(&mut self) -> &mut PgConnection {

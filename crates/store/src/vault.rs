@@ -6,7 +6,7 @@ use openwatch_model::{HostId, ScanId};
 use crate::credential::{self, StoredCredential};
 use crate::host::count;
 use crate::words::scan_state;
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 /// A scan's current attempt, locked until the transaction ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,25 +31,27 @@ pub struct Attempt {
     pub jump: Option<HostId>,
 }
 
-/// Looks up a scan's current attempt and the credential of its host, under a lock that keeps the scan from ending
-/// meanwhile. The vault judges; this only tells. Called by the vault.
+/// Begins a transaction with a scan's current attempt and the credential of its host, under a lock that keeps the scan from
+/// ending meanwhile. The vault judges; this only tells. Called by the vault.
 ///
 /// # Errors
 /// The database is away.
-pub async fn open_attempt(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<Attempt>, StoreError> {
+pub async fn open_attempt(store: &Store, scan: ScanId) -> Result<Option<(Tx<'static>, Attempt)>, StoreError> {
+    let mut inner = store.pool().begin().await?;
     let row = sqlx::query!(
-        "select s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username, h.jump_id
-         from scan s join host h on h.id = s.host_id and h.deleted_at is null
-         where s.id = $1 for update of s",
+        r#"select now() as "now!", s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username, h.jump_id
+           from scan s join host h on h.id = s.host_id and h.deleted_at is null
+           where s.id = $1 for update of s"#,
         scan.0
     )
-    .fetch_optional(tx.connection())
+    .fetch_optional(&mut *inner)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let host = HostId(row.host_id);
-    let credential = credential::resolve(tx, host).await?;
-    Ok(Some(Attempt {
-        host,
+    let mut tx = store.begun(inner, row.now);
+    // Not before the lock is held: what became of the credential while we waited for it counts.
+    let credential = credential::resolve(&mut tx, HostId(row.host_id)).await?;
+    let attempt = Attempt {
+        host: HostId(row.host_id),
         attempt: count(row.attempt),
         state: scan_state(&row.state)?,
         tag: row.tag,
@@ -58,7 +60,8 @@ pub async fn open_attempt(tx: &mut Tx<'_>, scan: ScanId) -> Result<Option<Attemp
         grants: count(row.grants),
         credential,
         jump: row.jump_id.map(HostId),
-    }))
+    };
+    Ok(Some((tx, attempt)))
 }
 
 /// Counts a release. Called by the vault in the transaction of [`open_attempt`], before it answers.

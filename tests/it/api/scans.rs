@@ -69,6 +69,7 @@ async fn a_waiting_scan_is_promoted_and_a_running_one_is_named() {
     let scan = first.body["scan_id"].clone();
     // As the scheduler would have queued and issued it.
     run(&api, "update scan set lane = 'scheduled', trigger = 'scheduled', tag = sha256('x'), key_id = 'k', timeout_sec = 9, issued_at = now()").await;
+    run(&api, "update open_scan set unissued = false").await;
     let promoted = api.scan("k2", json!({"host": "web-1"})).await;
     assert_eq!(
         (promoted.status, &promoted.body["scan_id"], &promoted.body["promoted"]),
@@ -83,6 +84,7 @@ async fn a_waiting_scan_is_promoted_and_a_running_one_is_named() {
         (409, "conflict.scan_active", &scan)
     );
     run(&api, "update scan set state = 'failed', failure_reason = 'timeout', finished_at = now()").await;
+    run(&api, "delete from open_scan").await;
     let after = api.scan("k3", json!({"host": "web-1"})).await;
     assert_eq!(after.status, 202, "a refusal is not remembered under its key: {after:?}");
     assert_ne!(after.body["scan_id"], scan);

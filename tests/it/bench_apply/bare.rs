@@ -32,14 +32,15 @@ const BARE: &str = "
   ), a as (
     insert into audit_event (id, action, severity, actor_type, actor_label, host_id, cause,
       policy_version, detail, redactions, occurred_at)
-    select x.id, 'finding.persisted', 'info', 'worker', 'w1', $2, $1::text, $4, x.detail::jsonb, '{}', now()
+    select x.id, 'finding.persisted', 'info', 'worker', 'w1', $2, $1::text, $4, x.detail::jsonb, null, now()
     from unnest($12::uuid[], $13::text[]) as x (id, detail)
   ), o as (
-    insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
-    select 'writer', x.id::text, x.subject, x.headers, x.payload, true, now()
-    from unnest($14::uuid[], $15::text[], $16::jsonb[], $17::bytea[]) as x (id, subject, headers, payload)
+    insert into outbox (sender, payload, packed, created_at)
+    select 'writer', x.payload, true, now() from unnest($14::bytea[]) as x (payload)
   ), s as (
     update scan set state = 'completed', finished_at = now() where id = $1
+  ), n as (
+    delete from open_scan where host_id = $2
   )
   update host_state h set full_seq = 1, applied_number = 1, full_number = 1, full_scan_id = $1, full_at = now(), pass = d.pass,
     fail = d.fail, compliance_state = d.compliance_state, platform = d.platform, capabilities = d.capabilities
@@ -49,7 +50,7 @@ const BARE: &str = "
 struct Donor {
     rules: Vec<(String, String, Option<String>, String, String, i32)>,
     details: Vec<String>,
-    outbox: Vec<(String, serde_json::Value, Vec<u8>)>,
+    outbox: Vec<Vec<u8>>,
 }
 
 async fn donor(db: &mut PgConnection, host: HostId) -> Donor {
@@ -59,12 +60,12 @@ async fn donor(db: &mut PgConnection, host: HostId) -> Donor {
     );
     let details = "select detail::text from audit_event where action = 'finding.persisted' and host_id = $1
                    and cause = (select scan_id::text from scan_ledger where host_id = $1 and number = 1)";
-    let outbox = "select subject, headers, payload from outbox where created_at = (
+    let outbox = "select payload from outbox where created_at = (
                   select applied_at from scan_ledger where host_id = $1 and number = 1)";
     Donor {
         rules: rules.bind(host.0).fetch_all(&mut *db).await.unwrap(),
         details: sqlx::query_scalar(details).bind(host.0).fetch_all(&mut *db).await.unwrap(),
-        outbox: sqlx::query_as(outbox).bind(host.0).fetch_all(&mut *db).await.unwrap(),
+        outbox: sqlx::query_scalar(outbox).bind(host.0).fetch_all(&mut *db).await.unwrap(),
     }
 }
 
@@ -98,10 +99,7 @@ pub(super) async fn first_seen(bench: &mut Bench, from: HostId, name: &str) -> C
         .bind(it.rules.iter().map(|r| r.3.clone()).collect::<Vec<_>>())
         .bind(ids(it.rules.len()))
         .bind(it.details.clone())
-        .bind(ids(it.outbox.len()))
-        .bind(it.outbox.iter().map(|o| o.0.clone()).collect::<Vec<_>>())
-        .bind(it.outbox.iter().map(|o| o.1.clone()).collect::<Vec<_>>())
-        .bind(it.outbox.iter().map(|o| o.2.clone()).collect::<Vec<_>>());
+        .bind(it.outbox.clone());
     let from = bench.place().await;
     let since = Instant::now();
     query.execute(&mut bench.db).await.unwrap();

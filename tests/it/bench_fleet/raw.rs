@@ -124,11 +124,13 @@ async fn messages(bus: &Bus, traffic: &Traffic) {
 
 /// The least that a scheduled, unchanged scan writes, in as few transactions as its hand-overs need.
 const ROWS: [&str; 6] = [
-    "with h as (update host set last_number = last_number + 1 where id = $1 returning last_number)
+    "with h as (update host set last_number = last_number + 1 where id = $1 returning last_number),
+     n as (insert into open_scan (host_id, scan_id, unissued) values ($1, $2, true))
      insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at)
      select $2, $1, h.last_number, 'scheduled', 'scheduled', 'scheduler', '*', '1.0.0', 'c0', now() from h",
     "with o as (insert into outbox (sender, message_id, subject, headers, payload, created_at)
-       values ('raw', $2::text, 'ow.v1.job.scheduled.x', '{}', decode(repeat('00', 1500), 'hex'), now()))
+       values ('raw', $2::text, 'ow.v1.job.scheduled.x', '{}', decode(repeat('00', 1500), 'hex'), now())),
+     n as (update open_scan set unissued = false where host_id = $1)
      update scan set tag = sha256('t'), key_id = 'k', timeout_sec = 600, issued_at = now() where id = $2 and host_id = $1",
     "update scan set state = 'running', started_at = now(), worker = 'w' where id = $2 and host_id = $1",
     "with l as (
@@ -139,7 +141,8 @@ const ROWS: [&str; 6] = [
        values (gen_random_uuid(), 'scan.completed', 'info', 'system', 'writer', $1, '{}', now())),
      o as (insert into outbox (sender, message_id, subject, headers, payload, created_at)
        values ('raw', $2::text || '.e', 'ow.v1.evt.x', '{}', decode(repeat('00', 900), 'hex'), now())),
-     h as (update host_state set full_seq = full_seq + 1, full_at = now() where host_id = $1)
+     h as (update host_state set full_seq = full_seq + 1, full_at = now() where host_id = $1),
+     n as (delete from open_scan where host_id = $1)
      update scan set state = 'completed', finished_at = now() where id = $2",
     "insert into drift (scan_id, host_id, kind, drift, policy_version, detected_at) values ($2, $1, 'stable', '{}', '1.0.0', now())",
     "with o as (delete from outbox where message_id in ($2::text, $2::text || '.e'))

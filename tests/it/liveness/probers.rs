@@ -130,7 +130,8 @@ async fn a_transition_outlives_its_prober() {
     let first = stages.run_at(&format!("nats://127.0.0.1:{}", way.port()), &[Stage::Liveness]).await;
     way.cut();
     become_(&stages, "reachable 1").await;
-    let waiting = "select count(*) from outbox where sender = 'liveness' and subject like 'ow.v1.evt.host_connectivity.%'";
+    let waiting = "select count(*) from outbox o join audit_event a on a.occurred_at = o.created_at
+                   where o.sender = 'liveness' and a.action = 'host.connectivity.checked'";
     assert_eq!((stages.number(waiting).await, stages.audited("host.connectivity.checked").await), (1, 1));
     drop(first);
     assert_eq!(stages.events(Kind::HostConnectivity, host).await.len(), 0);

@@ -1,7 +1,7 @@
 //! The scheduler dies between claiming a host and the bus having its job.
 
 use openwatch_bus::User;
-use openwatch_store::{RelayLock, Role, Store, StoreOptions};
+use openwatch_store::{Relay, Role, Store, StoreOptions};
 use openwatch_tests::eventually;
 use sqlx::PgConnection;
 
@@ -93,7 +93,7 @@ async fn dying_with_jobs_on_the_stream_and_in_the_outbox_repeats_none() {
         application_name: "test".to_owned(),
     };
     let store = Store::connect(&options).await.unwrap();
-    let relay = RelayLock::try_take(&store, "scheduler").await.unwrap().expect("nobody relays yet");
+    let relay = Relay::try_take(&store, "scheduler").await.unwrap().expect("nobody relays yet");
     hosts(&mut db, HOSTS).await;
     fleet.spawn("scheduler-1");
     let queued = format!("select (count(*) = {HOSTS})::int::bigint from scan");
@@ -101,7 +101,7 @@ async fn dying_with_jobs_on_the_stream_and_in_the_outbox_repeats_none() {
         .await;
     let lock = locked(&fleet, "outbox").await;
     relay.release().await;
-    waiting(&fleet, "delete from outbox").await;
+    waiting(&fleet, "with forgotten as (delete from outbox").await;
     fleet.take("scheduler-1").kill();
     drop(lock);
     fleet.spawn("scheduler-2");

@@ -52,16 +52,16 @@ async fn the_next_key_takes_over_and_the_old_one_goes() {
     let health = free_port();
     fleet.spawn_more("drift", &["--health-listen", &format!("127.0.0.1:{health}")]);
     fleet.all_running().await;
-    let follows = |wanted: bool| {
+    let follows = |port: u16, wanted: bool| {
         eventually("the other process", move || async move {
-            let ready = format!("http://127.0.0.1:{health}/health/ready");
+            let ready = format!("http://127.0.0.1:{port}/health/ready");
             let text = reqwest::get(ready).await.ok()?.text().await.ok()?;
             let told: Value = serde_json::from_str(&text).ok()?;
             let policy = told["checks"].as_array()?.iter().find(|check| check["name"] == "policy")?;
             (policy["ok"] == wanted).then_some(())
         })
     };
-    follows(true).await;
+    follows(health, true).await;
 
     // Signed by the next key: a stranger's, until it is trusted and the key files are read again.
     follow(&fleet, "1.1.0", "").await;
@@ -83,10 +83,16 @@ async fn the_next_key_takes_over_and_the_old_one_goes() {
     let signer = "select key_fingerprint from policy_history where superseded_at is null";
     assert_eq!(texts(&mut fleet.db().await, signer).await, [next]);
     // A process that was not told of the key does not follow its policy, and does as soon as it is, without a restart.
-    follows(false).await;
+    // Nor does one that begins now.
+    follows(health, false).await;
+    let late = free_port();
+    fleet.spawn_more("drift-late", &["--health-listen", &format!("127.0.0.1:{late}")]);
+    fleet.stage("drift-late").line("no trusted key made it").await;
+    follows(late, false).await;
     let trust = Program::new(["policy", "trust"]).arg(key(&fleet, "next").with_extension("key.pub"));
     ran(trust.arg("--keys").arg(fleet.keys("stages"))).await;
-    follows(true).await;
+    follows(health, true).await;
+    follows(late, true).await;
 
     // The old key goes: what it signs, however new, is refused and told with its key and version.
     revoke(&fleet, &old, "next").await;

@@ -271,8 +271,8 @@ async fn drift_is_recorded_once_and_the_fleet_is_told_as_it_was() {
     let mut worse = passing(10);
     worse[..3].iter_mut().for_each(|o| *o = outcome(&o.rule, openwatch_model::Status::Fail));
     let (scan, _) = rig.scanned(host, &worse).await;
+    let (of, summary, policy): (_, Summary, _) = drift::summary(&store, scan).await.unwrap().unwrap();
     let mut tx = store.begin().await.unwrap();
-    let (of, summary, policy): (_, Summary, _) = drift::summary(&mut tx, scan).await.unwrap().unwrap();
     assert_eq!((of, policy.as_str(), summary.after), (host, "1.0.0", Score { pass: 7, fail: 3 }));
     let found = detect(summary, Thresholds::default());
     assert!(drift::record(&mut tx, scan, host, &found, "1.0.0").await.unwrap());

@@ -143,7 +143,7 @@ async fn a_critical_host_goes_before_a_new_fleet() {
         rig.host(&format!("new-{n}")).await;
     }
     let old = rig.host("old").await;
-    let mut tx = rig.scheduler.begin().await.unwrap();
+    let tx = rig.scheduler.begin().await.unwrap();
     let next_at = tx.now();
     let change = Reschedule {
         host: old,
@@ -155,7 +155,9 @@ async fn a_critical_host_goes_before_a_new_fleet() {
         completed_at: Some(next_at),
         policy_version: "1.0.0",
     };
-    let (prior, new) = schedule::update_after_scan(&mut tx, &change).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    let (mut tx, prior) = schedule::hold(&rig.scheduler, old).await.unwrap().unwrap();
+    let new = schedule::update_after_scan(&mut tx, &change).await.unwrap().unwrap();
     assert_eq!((prior.compliance_score, new.compliance_score), (None, Some(33.33)));
     assert_eq!((prior.compliance_state.as_str(), new.compliance_state.as_str()), ("unknown", "critical"));
     // The same message again, and an older one, move nothing.
@@ -238,14 +240,10 @@ async fn a_job_order_says_all_that_a_job_needs_and_promotion_makes_the_old_job_s
     assert_eq!((orders[0].lane, orders[0].attempt), (Lane::Manual, 2));
     scan::issue(&mut tx, &[job(2)]).await.unwrap();
     tx.commit().await.unwrap();
-    let mut tx = rig.writer.begin().await.unwrap();
-    assert!(
-        scan::mark_running(&mut tx, scan, host, 1, "w").await.unwrap().is_none(),
-        "the first job is stale"
-    );
-    assert!(scan::mark_running(&mut tx, scan, host, 2, "w").await.unwrap().is_some());
-    assert!(scan::mark_running(&mut tx, scan, host, 2, "w").await.unwrap().is_none());
-    tx.commit().await.unwrap();
+    let running = async |attempt| scan::mark_running(&rig.writer, scan, host, attempt, "w").await.unwrap();
+    assert!(running(1).await.is_none(), "the first job is stale");
+    running(2).await.unwrap().0.commit().await.unwrap();
+    assert!(running(2).await.is_none());
     rig.apply(scan, host, &[outcome("r", openwatch_model::Status::Pass)]).await.unwrap();
 }
 

@@ -11,7 +11,7 @@ use openwatch_store::{Role, Store, host, read, scan, vault};
 
 use super::{Applied, Rig, passing};
 
-async fn fail(store: &Store, scan: ScanId, reason: FailureReason) -> bool {
+pub(super) async fn fail(store: &Store, scan: ScanId, reason: FailureReason) -> bool {
     let mut tx = store.begin().await.unwrap();
     let Ending::Open(open) = end::open(&mut tx, scan, None).await.unwrap() else { return false };
     let failure = Failure { reason, detail: "no\0answer".into(), rule: None };
@@ -56,8 +56,7 @@ async fn a_scan_that_nobody_speaks_of_is_tried_again_and_then_lost() {
         rescue::overdue(&mut tx, patience, 10).await.unwrap()
     };
     assert!(overdue().await.is_empty());
-    let mut tx = rig.writer.begin().await.unwrap();
-    scan::mark_running(&mut tx, scan, host, 1, "w").await.unwrap().unwrap();
+    let (tx, _) = scan::mark_running(&rig.writer, scan, host, 1, "w").await.unwrap().unwrap();
     tx.commit().await.unwrap();
     sqlx::query("update scan set started_at = started_at - interval '700 seconds'")
         .execute(&mut rig.look().await)
@@ -85,17 +84,15 @@ async fn the_vault_sees_only_the_current_attempt() {
     let store = rig.database.store(Role::Vault).await;
     let host = rig.host("web-1").await;
     let scan = rig.queued(host, Selection::full()).await;
-    let mut tx = store.begin().await.unwrap();
-    let attempt = vault::open_attempt(&mut tx, scan).await.unwrap().unwrap();
+    let (mut tx, attempt) = vault::open_attempt(&store, scan).await.unwrap().unwrap();
     assert_eq!((attempt.attempt, attempt.tag.as_deref(), attempt.grants), (1, Some(&[7u8; 32][..]), 0));
     assert_eq!((attempt.user.as_deref(), attempt.credential), (Some("scan"), None));
     vault::granted(&mut tx, scan).await.unwrap();
     tx.commit().await.unwrap();
     rig.apply(scan, host, &passing(1)).await.unwrap();
-    let mut tx = store.begin().await.unwrap();
-    let attempt = vault::open_attempt(&mut tx, scan).await.unwrap().unwrap();
+    let (_, attempt) = vault::open_attempt(&store, scan).await.unwrap().unwrap();
     assert_eq!((attempt.state, attempt.grants), (ScanState::Completed, 1));
-    assert!(vault::open_attempt(&mut tx, ScanId(uuid::Uuid::new_v4())).await.unwrap().is_none());
+    assert!(vault::open_attempt(&store, ScanId(uuid::Uuid::new_v4())).await.unwrap().is_none());
 }
 
 #[tokio::test]

@@ -103,6 +103,26 @@ async fn only_the_writer_writes_what_was_found_and_only_the_scheduler_signs() {
 }
 
 #[tokio::test]
+async fn scans_are_opened_by_those_who_ask_and_closed_by_those_who_end_them() {
+    let rig = Rig::new().await;
+    let mut look = rig.look().await;
+    for role in Role::ALL {
+        let asks = matches!(role, Role::Scheduler | Role::Api);
+        let ends = matches!(role, Role::Writer | Role::Caretaker);
+        let may = [
+            ("select * from open_scan", asks || ends),
+            ("insert into open_scan select * from open_scan", asks),
+            ("delete from open_scan", ends),
+            ("update open_scan set unissued = true", asks || role == Role::Caretaker),
+            ("update open_scan set scan_id = gen_random_uuid()", false),
+        ];
+        for (statement, may) in may {
+            assert_eq!(denied(&mut look, role, statement).await, !may, "{role:?}: {statement}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_scheduler_reads_what_falls_due_and_no_more() {
     let rig = Rig::new().await;
     rig.host("web-1").await;

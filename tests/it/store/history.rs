@@ -207,3 +207,53 @@ async fn a_filtered_scan_moves_no_score_but_a_full_one_after_it_compares_again()
         "{applied:?}"
     );
 }
+
+#[tokio::test]
+async fn the_fleet_at_a_moment_is_the_sum_of_its_hosts() {
+    let rig = Rig::new().await;
+    let mut db = rig.look().await;
+    let past = |days: u32| format!("now() - interval '{days} days'");
+    // Scanned today, every few days, last year only, and not yet; one was not there then, one is not there now.
+    for (name, scans) in
+        [("daily", vec![400, 2, 1, 0]), ("slow", vec![90, 5]), ("forgotten", vec![300]), ("new", vec![])]
+    {
+        let host = rig.host(name).await;
+        for (n, days) in scans.into_iter().enumerate() {
+            let mut all = super::passing(10);
+            all[..n].iter_mut().for_each(|o| *o = outcome(&o.rule, Status::Fail));
+            let (scan, _) = rig.scanned(host, &all).await;
+            let sql = format!("update scan_ledger set applied_at = {} where scan_id = '{scan}'", past(days));
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
+        }
+    }
+    let (late, gone) = (rig.host("late").await, rig.host("gone").await);
+    let sql = format!(
+        "update host set created_at = {} where id <> '{late}';
+         update host set deleted_at = {} where id = '{gone}'",
+        past(500),
+        past(100)
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
+    let mut tx = rig.api.begin_read().await.unwrap();
+    for (days, hosts, verified) in
+        [(0, 5, 3), (1, 4, 3), (2, 4, 3), (4, 4, 3), (120, 5, 2), (350, 5, 1), (450, 5, 0)]
+    {
+        let at: Timestamp = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select {}", past(days))))
+            .fetch_one(&mut db)
+            .await
+            .unwrap();
+        let fleet = read::fleet(&mut tx, Some(at)).await.unwrap();
+        let each = read::hosts_at(&mut tx, at, &openwatch_store::host::Filter::default(), 10).await.unwrap();
+        let mut sum =
+            read::Fleet { by_state: fleet.by_state.keys().map(|s| (*s, 0)).collect(), ..Default::default() };
+        for it in &each {
+            *sum.by_state.entry(it.state).or_default() += 1;
+            sum.rules.pass += it.counts.pass;
+            sum.rules.fail += it.counts.fail;
+        }
+        sum.oldest_verified_at = each.iter().filter_map(|it| Some(it.verified?.1)).min();
+        assert_eq!(fleet, sum, "{days} days ago");
+        assert_eq!(each.len(), hosts, "{days} days ago");
+        assert_eq!(each.iter().filter(|it| it.verified.is_some()).count(), verified, "{days} days ago");
+    }
+}

@@ -8,7 +8,7 @@ use openwatch_pipeline::trail;
 use openwatch_store::idempotency::{self, Claim};
 use openwatch_store::outbox::{self, OutboxMessage, Told};
 use openwatch_store::retention::{self, Keep};
-use openwatch_store::{Page, RelayLock, Role, StoreError, Wake, audit, inbox, listen, migrate, schema_state};
+use openwatch_store::{Page, Relay, Role, StoreError, Wake, audit, inbox, listen, migrate, schema_state};
 use serde_json::json;
 
 use super::Rig;
@@ -66,29 +66,63 @@ async fn the_outbox_keeps_order_and_wakes_its_relay() {
     }
     senders.sort();
     assert_eq!(senders, ["drift", "writer"]);
-    let rows = outbox::take(&rig.writer, "writer", 5).await.unwrap();
+    let mut relay = Relay::try_take(&rig.writer, "writer").await.unwrap().unwrap();
+    let rows = relay.next(&[], 5).await.unwrap();
     assert_eq!(rows.iter().map(|r| &r.message).collect::<Vec<_>>(), messages[..5].iter().collect::<Vec<_>>());
-    outbox::remove(&rig.writer, &rows.iter().map(|r| r.id).collect::<Vec<_>>()).await.unwrap();
+    let sent: Vec<_> = rows.iter().map(|r| r.id).collect();
+    assert_eq!(relay.next(&sent, 1).await.unwrap()[0].message, messages[5]);
     assert_eq!(outbox::depth(&rig.writer, Some("writer")).await.unwrap().rows, 16);
     assert_eq!(outbox::depth(&rig.writer, None).await.unwrap().rows, 17);
 }
 
 #[tokio::test]
+async fn who_relays_in_the_same_process_is_rung_and_nobody_else_is_woken() {
+    let rig = Rig::new().await;
+    let mut listener = rig.writer.listen(&[listen::OUTBOX]).await.unwrap();
+    let relay = Relay::try_take(&rig.writer, "writer").await.unwrap().unwrap();
+    let put = |sender: &'static str, commit: bool| {
+        let store = rig.writer.clone();
+        async move {
+            let mut tx = store.begin().await.unwrap();
+            outbox::put(&mut tx, sender, &[message(&format!("{sender} {commit}"))]).await.unwrap();
+            if commit {
+                tx.commit().await.unwrap();
+            }
+        }
+    };
+    let soon = Duration::from_millis(200);
+    put("writer", false).await;
+    assert!(tokio::time::timeout(soon, relay.rung()).await.is_err(), "what is undone is not told");
+    put("writer", true).await;
+    tokio::time::timeout(soon, relay.rung()).await.expect("it rang");
+    // Somebody else's relay is in another process, and so is ours when it has ended.
+    put("drift", true).await;
+    relay.release().await;
+    let mut tx = rig.writer.begin().await.unwrap();
+    outbox::put(&mut tx, "writer", &[message("later")]).await.unwrap();
+    tx.commit().await.unwrap();
+    for sender in ["drift", "writer"] {
+        let call = Wake::Call { channel: listen::OUTBOX.to_owned(), payload: sender.to_owned() };
+        assert_eq!(listener.recv().await.unwrap(), call);
+    }
+}
+
+#[tokio::test]
 async fn one_relay_per_sender() {
     let rig = Rig::new().await;
-    let mut held = RelayLock::try_take(&rig.writer, "writer").await.unwrap().unwrap();
-    assert!(RelayLock::try_take(&rig.writer, "writer").await.unwrap().is_none());
-    assert!(RelayLock::try_take(&rig.writer, "drift").await.unwrap().is_some());
-    held.check().await.unwrap();
+    let mut held = Relay::try_take(&rig.writer, "writer").await.unwrap().unwrap();
+    assert!(Relay::try_take(&rig.writer, "writer").await.unwrap().is_none());
+    assert!(Relay::try_take(&rig.writer, "drift").await.unwrap().is_some());
+    held.next(&[], 1).await.unwrap();
     // Its session dies, and with it the lock.
     sqlx::query("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())")
         .execute(&mut rig.look().await)
         .await
         .unwrap();
-    assert!(held.check().await.unwrap_err().is_outage());
+    assert!(held.next(&[], 1).await.unwrap_err().is_outage());
     let mut again = None;
     for _ in 0..50 {
-        again = RelayLock::try_take(&rig.writer, "writer").await.unwrap();
+        again = Relay::try_take(&rig.writer, "writer").await.unwrap();
         if again.is_some() {
             break;
         }
@@ -148,7 +182,7 @@ async fn audit_rows_are_read_back_newest_first_without_loss_between_pages() {
     let alice = Actor::Token("alice".into());
     let mut written: Vec<_> = events.iter().map(|event| audit::row(&tx, &alice, event, &context)).collect();
     written.push(audit::row(&tx, &Actor::Operator, &MigrationApplied { version: 1 }, &context));
-    let told = Told { sender: "api", rows: written.clone(), messages: Vec::new() };
+    let told = Told { sender: "api", log: audit::Columns::of(written.clone()), messages: Vec::new() };
     outbox::tell(&mut tx, &told).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(written[0].detail["name"], "h0\u{fffd}");

@@ -9,6 +9,7 @@ use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::ChangeKind;
 use openwatch_model::{HostId, Severity, Status};
 use openwatch_store::apply::{self, Completion};
+use openwatch_store::audit::Columns;
 use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx, finding, host, read};
@@ -68,7 +69,7 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
         "update host_state set full_seq = full_seq + 1",
         "update host_state set applied_number = applied_number + 1",
         "update host_state set compliance_state = 'critical'",
-        "update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued'",
+        "update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued'; delete from open_scan",
     ];
     for moved in moves {
         let scan = rig.queued(host, Selection::full()).await;
@@ -96,7 +97,7 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
             payload: vec![1],
             packed: true,
         }];
-        let told = Told { sender: "writer", rows: Vec::new(), messages };
+        let told = Told { sender: "writer", log: Columns::default(), messages };
         let everything = "select (select count(*) from scan_ledger) + (select count(*) from outbox)
                           + (select count(*) from scan where state = 'completed')";
         let before = rig.number(everything).await;
@@ -109,7 +110,7 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
         // Under way when the statement comes: it waits, and then sees what became of it.
         let (ended, ()) = tokio::join!(apply::unchanged(&rig.writer, &moment, &open, &done, &told), async {
             eventually("the statement waits", || async {
-                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with held as%'";
+                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with ended as%'";
                 (rig.number(waits).await > 0).then_some(())
             })
             .await;
@@ -119,7 +120,8 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
         assert_eq!(rig.number(everything).await, before, "{moved}");
         let again = "update host_state h set full_digest = s.full_digest, full_seq = s.full_seq, applied_number = s.applied_number,
                        compliance_state = s.compliance_state from stood s where s.host_id = h.host_id;
-                     update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued'";
+                     update scan set state = 'failed', failure_reason = 'lost', finished_at = now() where state = 'queued';
+                     delete from open_scan";
         sqlx::raw_sql(again).execute(&mut other).await.unwrap();
     }
 }
@@ -229,15 +231,13 @@ async fn a_late_result_of_an_older_scan_changes_no_state() {
     let rig = Rig::new().await;
     let host = rig.host("web-1").await;
     let late = rig.queued(host, Selection::full()).await;
-    // Only a hand in the database lets two scans of a host be open: the index forbids it otherwise.
-    sqlx::raw_sql("drop index scan_one_open_per_host").execute(&mut rig.look().await).await.unwrap();
-    sqlx::raw_sql("create unique index scan_one_open_per_host on scan (host_id) where state in ('queued', 'running') and number > 1")
-        .execute(&mut rig.look().await)
-        .await
-        .unwrap();
+    // Only a hand in the database lets two scans of a host be open: the key forbids it otherwise.
     sqlx::raw_sql(
-        "insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, queued_at)
-         select gen_random_uuid(), id, 2, 'manual', 'manual', 't', '*', '1.0.0', now() from host",
+        "alter table open_scan drop constraint open_scan_pkey;
+         insert into open_scan (host_id, scan_id, unissued) select id, gen_random_uuid(), true from host;
+         insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, queued_at)
+         select scan_id, host_id, 2, 'manual', 'manual', 't', '*', '1.0.0', now() from open_scan
+         where scan_id not in (select id from scan)",
     )
     .execute(&mut rig.look().await)
     .await
@@ -261,7 +261,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     let (host, other) = (rig.host("web-1").await, rig.host("web-2").await);
     let scan = rig.queued(host, Selection::full()).await;
     let said = as_sent(&passing(20));
-    let findings = finding::prepare(&said).unwrap();
+    let findings = finding::prepare(said).unwrap();
     let mut tx = rig.writer.begin().await.unwrap();
     let Ending::Open(mut open) = end::open(&mut tx, scan, Some(host)).await.unwrap() else {
         panic!("it is open")
@@ -280,7 +280,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
         capabilities: &capabilities,
         timings: &[],
     };
-    let comparison = apply::compare(&mut tx, &open, &findings).await.unwrap();
+    let comparison = apply::compare(apply::known(&mut tx, &open).await.unwrap(), true, &findings);
     let changes = super::changes(&comparison, &findings);
     let refused = apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
     assert_eq!(refused.reason(), "fk_violation", "{refused}");

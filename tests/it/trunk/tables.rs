@@ -14,6 +14,12 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 const FAULTS: &[(&str, &str)] = &[
     ("scans without an end", "select count(*) from scan where state in ('queued', 'running')"),
     (
+        "open scans that are not under way, or the other way round",
+        "select count(*) from open_scan o
+         full join (select * from scan where state in ('queued', 'running')) s on s.id = o.scan_id and s.host_id = o.host_id
+         where o.scan_id is null or s.id is null or o.unissued <> (s.tag is null)",
+    ),
+    (
         "ended scans without a ledger row, or the other way round",
         "select count(*) from scan s full join scan_ledger l on l.scan_id = s.id
          where (s.state in ('completed', 'failed')) is distinct from (l.scan_id is not null)",

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openwatch_bus::consume::Consumer;
-use openwatch_store::RelayLock;
+use openwatch_store::Relay;
 use openwatch_tests::{Program, Proxy, Running, eventually_within};
 use sqlx::{Connection as _, PgConnection};
 
@@ -74,12 +74,12 @@ const SILENT: &[(&str, &str, Die)] = &[
     (
         "before the one statement",
         "writer",
-        Die::At { lock: LEDGER, statement: "with held as%insert into scan_ledger" },
+        Die::At { lock: LEDGER, statement: "with ended as%insert into scan_ledger" },
     ),
     (
         "after the commit of the one statement, before the ack",
         "writer",
-        Die::Unacked { lock: LEDGER, statement: "with held as%insert into scan_ledger" },
+        Die::Unacked { lock: LEDGER, statement: "with ended as%insert into scan_ledger" },
     ),
 ];
 
@@ -118,10 +118,10 @@ async fn start(stages: &Stages, stage: &str, nats: &str) -> Running {
 }
 
 /// The relay of a sender stands still until the lock is released.
-async fn hold_relay(stages: &Stages, sender: &str) -> RelayLock {
+async fn hold_relay(stages: &Stages, sender: &str) -> Relay {
     let store = stages.store(Role::Api).await;
     openwatch_tests::eventually("the relay's lock", || async {
-        RelayLock::try_take(&store, sender).await.unwrap()
+        Relay::try_take(&store, sender).await.unwrap()
     })
     .await
 }
@@ -184,7 +184,7 @@ async fn run(stage: &str, die: Die, failing: usize) -> Vec<String> {
             }
             let lock = locked(&stages, OUTBOX).await;
             held.expect("it was taken").release().await;
-            waiting(&stages, "delete from outbox").await;
+            waiting(&stages, "with forgotten as (delete from outbox").await;
             dying.kill();
             lock.close().await.unwrap();
         }

@@ -152,7 +152,7 @@ async fn queue(
             (scan, queued_at, true)
         }
         Ok(Queued::AlreadyOpen { scan, .. }) => return Err(active(scan)),
-        Err(StoreError::Conflict { constraint }) if constraint == "scan_one_open_per_host" => {
+        Err(StoreError::Conflict { constraint }) if constraint == "open_scan_pkey" => {
             return Ok(None);
         }
         Err(error) => return Err(error.into()),

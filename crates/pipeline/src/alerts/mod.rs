@@ -54,7 +54,7 @@ impl Alerts {
     /// # Errors
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        self.policy.wait(&shutdown).await?;
+        self.policy.wait(&self.pulse, &shutdown).await?;
         let deliveries = Deliveries { store: self.store.clone(), bus: self.bus.clone(), keys: self.keys };
         let delivering = deliveries.run(shutdown.clone());
         let waking = sweep(self.store.clone(), shutdown.clone());

@@ -135,6 +135,9 @@ async fn end(
     message: &Message,
 ) -> Result<(), StoreError> {
     let families: Vec<_> = ended.iter().map(|kind| kind.family()).collect();
+    if !alert::has_earlier_cursors(store, host, &families, event.at).await? {
+        return Ok(());
+    }
     let mut tx = store.begin().await?;
     if !alert::advance_known_cursors(&mut tx, host, &families, event.at).await? {
         return Ok(());

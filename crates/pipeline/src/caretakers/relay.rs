@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use openwatch_bus::dead_letter::DeadLetter;
-use openwatch_bus::{Bus, Outgoing, subject};
+use openwatch_bus::{Bus, BusError, Outgoing, subject};
 use openwatch_model::audit::{MessageDeadLettered, OutboxStalled};
 use openwatch_store::listen::{self, Wake};
-use openwatch_store::{RelayLock, Store, StoreError, outbox};
+use openwatch_store::outbox::{OutboxMessage, OutboxRow};
+use openwatch_store::{Relay, Store, StoreError, outbox};
 use tokio_util::sync::CancellationToken;
 
 use crate::StageError;
@@ -73,30 +74,63 @@ async fn relay(
     told: &mut bool,
     shutdown: &CancellationToken,
 ) -> Result<(), StageError> {
-    let Some(mut lock) = RelayLock::try_take(store, sender).await? else { return Ok(()) };
+    let Some(mut relay) = Relay::try_take(store, sender).await? else { return Ok(()) };
     let mut listener = store.listen(&[listen::OUTBOX]).await?;
     tracing::debug!(sender, "relaying the outbox");
     loop {
-        lock.check().await?;
-        let kept = loop {
-            let drained = drain(store, bus, sender).await?;
-            if drained.taken < BATCH as usize || drained.kept > 0 {
-                break drained.kept;
-            }
-        };
-        if kept > 0 || *told {
-            tell_stalled(store, sender, told).await?;
+        // What was committed while stopping still goes out if it can at once; else the next process sends it.
+        let stopping = shutdown.is_cancelled();
+        drain(store, bus, sender, &mut relay, told).await?;
+        if stopping {
+            relay.release().await;
+            return Ok(());
         }
         tokio::select! {
-            () = shutdown.cancelled() => {
-                // What was committed while stopping still goes out if it can at once; else the next process sends it.
-                drain(store, bus, sender).await?;
-                lock.release().await;
-                return Ok(());
-            }
+            () = shutdown.cancelled() => {}
+            () = relay.rung() => {}
             called = called(&mut listener, sender) => called?,
             () = tokio::time::sleep(POLL) => {}
         }
+    }
+}
+
+/// Sends what there is, batch by batch, until one is not full.
+async fn drain(
+    store: &Store,
+    bus: &Bus,
+    sender: &'static str,
+    relay: &mut Relay,
+    told: &mut bool,
+) -> Result<(), StageError> {
+    let mut sent = Vec::new();
+    loop {
+        let rows = relay.next(&sent, BATCH).await?;
+        let full = rows.len() == BATCH as usize;
+        let batch = send(bus, sender, rows).await;
+        sent = batch.sent;
+        if full && batch.stuck.is_empty() && batch.kept == 0 && batch.outage.is_none() {
+            continue;
+        }
+        // Before anything else that can fail: what was sent is not sent again because of what was not.
+        if !sent.is_empty() {
+            relay.next(&sent, 0).await?;
+        }
+        for (id, stuck) in batch.stuck {
+            match stuck {
+                Stuck::Alone(messages) => outbox::replace(store, id, sender, &messages).await?,
+                Stuck::Dead(message, reason) => give_up(store, sender, id, message, &reason).await?,
+            }
+        }
+        if let Some(error) = batch.outage {
+            return Err(error.into());
+        }
+        if !full || batch.kept > 0 {
+            if batch.kept > 0 || *told {
+                tell_stalled(store, sender, told).await?;
+            }
+            return Ok(());
+        }
+        sent = Vec::new();
     }
 }
 
@@ -111,17 +145,30 @@ async fn called(listener: &mut openwatch_store::Listener, sender: &str) -> Resul
 }
 
 /// What became of one batch.
-struct Drained {
-    taken: usize,
+#[derive(Default)]
+struct Batch {
+    /// Rows whose every message has been acknowledged.
+    sent: Vec<i64>,
+    /// Rows that cannot go as they are.
+    stuck: Vec<(i64, Stuck)>,
     /// Refused for now: no permission, say. They stay, and others do not wait for them.
     kept: usize,
+    /// Why the rest could not be sent.
+    outage: Option<BusError>,
+}
+
+/// What to do about a row that cannot go as it is.
+enum Stuck {
+    /// Some of its messages were refused: each for itself the next time. What was sent is not sent again for their sake.
+    Alone(Vec<OutboxMessage>),
+    /// It will never be taken, for this reason.
+    Dead(Outgoing, String),
 }
 
 /// Sends one batch.
-async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<Drained, StageError> {
-    let rows = outbox::take(store, sender, BATCH).await?;
-    let taken = rows.len();
-    let (mut of, mut messages) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
+async fn send(bus: &Bus, sender: &'static str, rows: Vec<OutboxRow>) -> Batch {
+    let mut batch = Batch::default();
+    let (mut of, mut messages) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in rows {
         match messages_of(row.message) {
             Ok(some) => {
@@ -130,48 +177,39 @@ async fn drain(store: &Store, bus: &Bus, sender: &'static str) -> Result<Drained
             }
             Err(unreadable) => {
                 let (message, error) = *unreadable;
-                give_up(store, sender, row.id, message, &error.to_string()).await?;
+                batch.stuck.push((row.id, Stuck::Dead(message, error.to_string())));
             }
         }
     }
     let answers = bus.publish_all(&messages).await;
     let mut answered = messages.into_iter().zip(answers);
-    let mut sent = Vec::with_capacity(taken);
-    let (mut kept, mut refused, mut outage) = (0usize, Vec::new(), None);
     for (id, many) in of {
         let answers = answered.by_ref().take(many);
         let mut unsent: Vec<_> =
             answers.filter_map(|(message, answer)| Some((message, answer.err()?))).collect();
         if let Some(at) = unsent.iter().position(|(_, error)| error.is_outage()) {
-            outage = Some(unsent.swap_remove(at).1);
+            batch.outage = Some(unsent.swap_remove(at).1);
         } else if many > 1 && !unsent.is_empty() {
-            // Each for itself the next time: what was sent is not sent again for the sake of the rest.
-            let alone: Vec<_> = unsent.into_iter().map(|(message, _)| outbox_message(message)).collect();
-            outbox::replace(store, id, sender, &alone).await?;
+            let alone = unsent.into_iter().map(|(message, _)| outbox_message(message)).collect();
+            batch.stuck.push((id, Stuck::Alone(alone)));
         } else if let Some((message, error)) = unsent.pop() {
             if error.is_verdict() && subject::stream_of(&message.subject) != Some(subject::DLQ) {
-                refused.push((id, message, error));
+                batch.stuck.push((id, Stuck::Dead(message, error.to_string())));
             } else {
                 tracing::error!(sender, subject = message.subject, %error, "a message of the outbox is refused");
-                kept += 1;
+                batch.kept += 1;
             }
         } else {
-            sent.push(id);
+            batch.sent.push(id);
         }
     }
-    outbox::remove(store, &sent).await?;
-    metrics::counter!("openwatch_outbox_relayed_total", "sender" => sender).increment(sent.len() as u64);
-    for (id, message, error) in refused {
-        give_up(store, sender, id, message, &error.to_string()).await?;
-    }
-    if let Some(error) = outage {
-        return Err(error.into());
-    }
-    if kept > 0 {
+    metrics::counter!("openwatch_outbox_relayed_total", "sender" => sender)
+        .increment(batch.sent.len() as u64);
+    if batch.kept > 0 {
         // What we may not send may be ours to send tomorrow.
-        metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(kept as u64);
+        metrics::counter!("openwatch_outbox_refused_total", "sender" => sender).increment(batch.kept as u64);
     }
-    Ok(Drained { taken, kept })
+    batch
 }
 
 /// The server will never take it: then it is a dead letter, in one `tx` with its end here.
@@ -184,7 +222,7 @@ async fn give_up(
 ) -> Result<(), StoreError> {
     tracing::error!(sender, subject = message.subject, reason, "a message of the outbox is a dead letter");
     let mut tx = store.begin().await?;
-    if !outbox::give_up(&mut tx, id).await? {
+    if !outbox::give_up(&mut tx, sender, id).await? {
         return Ok(());
     }
     let mut out = Out::new(sender, message.message_id.clone());

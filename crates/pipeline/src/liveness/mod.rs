@@ -48,7 +48,7 @@ impl Liveness {
     /// # Errors
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        self.policy.wait(&shutdown).await?;
+        self.policy.wait(&self.pulse, &shutdown).await?;
         let mut probes = JoinSet::new();
         while !shutdown.is_cancelled() {
             self.pulse.tick();

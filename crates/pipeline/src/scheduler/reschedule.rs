@@ -8,8 +8,8 @@ use openwatch_model::scan::Lane;
 use openwatch_model::schedule::{Backoff, CAP_MINUTES, DueReason, next_after_failure, next_scan_for};
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::{ScanId, Timestamp};
+use openwatch_store::Store;
 use openwatch_store::schedule::{self, Reschedule};
-use openwatch_store::{Store, inbox};
 use tokio_util::sync::CancellationToken;
 
 use super::STAGE;
@@ -57,17 +57,9 @@ async fn apply_end(
     message: &Message,
 ) -> Result<(), StageError> {
     let Some(host) = event.host else { return Ok(()) };
-    let mut tx = store.begin().await?;
-    if !inbox::first_time(&mut tx, STAGE, &event.id.to_string()).await? {
-        return Ok(());
-    }
+    let Some((mut tx, prior)) = schedule::hold(store, host).await? else { return Ok(()) };
     let now = tx.now();
-    let Some(prior) = schedule::lock(&mut tx, host).await? else {
-        return Ok(tx.commit().await?);
-    };
-    let Some(after) = decide(policy, &event.body, &prior, now).await? else {
-        return Ok(tx.commit().await?);
-    };
+    let Some(after) = decide(policy, &event.body, &prior, now).await? else { return Ok(()) };
     let After { scan, number, outcome, interval_minutes, next_at, reason, policy_version } = after;
     let completed_at = outcome.is_some().then_some(now);
     let change = Reschedule {
@@ -80,25 +72,23 @@ async fn apply_end(
         completed_at,
         policy_version: &policy_version,
     };
-    let moved = schedule::update_after_scan(&mut tx, &change).await?;
+    let Some(new) = schedule::update_after_scan(&mut tx, &change).await? else { return Ok(()) };
     let mut out = Out::new(STAGE, event.id.to_string()).under(&policy_version).traced(message.trace);
-    if let Some((prior, new)) = moved {
-        out.event(
-            &tx,
-            Some(host),
-            ScheduleUpdatedEvent {
-                host_id: host,
-                scan_id: Some(scan),
-                change_kind: "post_scan_update".to_owned(),
-                compliance_state: ComplianceState::parse(&new.compliance_state).unwrap_or_default(),
-                compliance_score: new.compliance_score,
-                interval_minutes: u32::try_from(new.current_interval_minutes).unwrap_or_default(),
-                next_scan_at: new.next_scheduled_scan,
-                policy_version: policy_version.clone(),
-            },
-        );
-        out.audit(&tx, &updated((host, prior, new), "post_scan_update"));
-    }
+    out.event(
+        &tx,
+        Some(host),
+        ScheduleUpdatedEvent {
+            host_id: host,
+            scan_id: Some(scan),
+            change_kind: "post_scan_update".to_owned(),
+            compliance_state: ComplianceState::parse(&new.compliance_state).unwrap_or_default(),
+            compliance_score: new.compliance_score,
+            interval_minutes: u32::try_from(new.current_interval_minutes).unwrap_or_default(),
+            next_scan_at: new.next_scheduled_scan,
+            policy_version: policy_version.clone(),
+        },
+    );
+    out.audit(&tx, &updated((host, prior, new), "post_scan_update"));
     Ok(out.commit(tx).await?)
 }
 

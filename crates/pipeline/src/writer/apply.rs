@@ -1,17 +1,20 @@
 //! A final result becomes ledger, transactions and events: all of it in one `tx`, or none.
 
-use openwatch_bus::Message;
+use std::sync::Arc;
+
 use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
 use openwatch_bus::message::result::Unread;
+use openwatch_bus::{DecodeError, Message};
 use openwatch_model::audit::{Actor, FindingPersisted, ScanCompleted};
 use openwatch_model::drift::{Summary, summarise};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
-use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::score::Score;
 use openwatch_model::transaction::{Change, change};
-use openwatch_store::apply::{self, Completion};
+use openwatch_store::apply::{self, Completion, Known};
 use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
-use openwatch_store::finding::{self, Finding};
-use openwatch_store::{Moment, StoreError, Tx};
+use openwatch_store::finding::{self, Finding, Unacceptable};
+use openwatch_store::{Moment, StoreError, Tx, outbox};
+use tokio::task::JoinError;
 
 use super::{STAGE, Trouble, Writer, keys, refuse};
 use crate::ending;
@@ -25,12 +28,19 @@ pub(super) async fn result(
     unread: Unread,
     proven: bool,
 ) -> Result<(), Trouble> {
+    let unread = Arc::new(unread);
     let head = unread.head();
     let digest = finding::digest(&unread.outcomes_digest(), &head.corpus, &head.engine);
     if unchanged(writer, message, head, &digest).await? {
         return Ok(());
     }
-    let (tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
+    // The outcomes are read while the server says what it knows.
+    let read = aside({
+        let unread = unread.clone();
+        move || findings(&unread)
+    });
+    let (looked, read) = tokio::join!(look(writer, head), read);
+    let (tx, ending, known) = looked?;
     let open = match ending {
         Ending::Open(open) => *open,
         Ending::Ended => {
@@ -46,28 +56,50 @@ pub(super) async fn result(
     if let Verdict::Failed(failure) = &head.verdict {
         return failed(tx, out, message, &open, head, failure, proven).await;
     }
-    // They are signed with the key of their attempt: what cannot be read, nobody will say better.
-    let outcomes = unread.outcomes().map_err(|error| Trouble::Unreadable {
-        about: (head.host, head.scan),
-        attempt: head.attempt,
-        refusal: error.into(),
-    })?;
-    let findings = match finding::prepare(&outcomes) {
+    let findings = match read {
         Ok(findings) => findings,
-        Err(unacceptable) => {
+        // They are signed with the key of their attempt: what cannot be read, nobody will say better.
+        Err(Unfit::Unreadable(error)) => {
+            let about = (head.host, head.scan);
+            return Err(Trouble::Unreadable { about, attempt: head.attempt, refusal: error.into() });
+        }
+        Err(Unfit::Unacceptable { rules, why }) => {
             drop(tx);
-            let reason = match unacceptable {
-                finding::Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
+            let reason = match why {
+                Unacceptable::EvidenceOversize { .. } => FailureReason::EvidenceOversize,
                 _ => FailureReason::InvalidResult,
             };
-            let rule = Some(unacceptable.rule().to_owned());
-            let failure = Failure { reason, detail: unacceptable.to_string(), rule };
-            let rules = outcomes.len();
-            return refuse::unacceptable(writer, message, head, rules, unacceptable.reason(), &failure).await;
+            let rule = Some(why.rule().to_owned());
+            let failure = Failure { reason, detail: why.to_string(), rule };
+            return refuse::unacceptable(writer, message, head, rules, why.reason(), &failure).await;
         }
     };
     let sound = Sound { digest, found: Found::of(&findings), findings };
-    completed(writer, message, tx, out, &open, head, &sound).await
+    completed(writer, message, tx, out, &open, head, &sound, known).await
+}
+
+/// Holds the scan and its host, and what is known of the host when that will be asked.
+async fn look(writer: &Writer, head: &ScanResult) -> Result<(Tx<'static>, Ending, Vec<Known>), StoreError> {
+    let (mut tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
+    let known = match (&ending, &head.verdict) {
+        (Ending::Open(open), Verdict::Completed(_)) if !open.is_superseded() => {
+            apply::known(&mut tx, open).await?
+        }
+        _ => Vec::new(),
+    };
+    Ok((tx, ending, known))
+}
+
+/// Outcomes that cannot be stored.
+enum Unfit {
+    Unreadable(DecodeError),
+    Unacceptable { rules: usize, why: Unacceptable },
+}
+
+fn findings(unread: &Unread) -> Result<Vec<Finding>, Unfit> {
+    let outcomes = unread.outcomes().map_err(Unfit::Unreadable)?;
+    let rules = outcomes.len();
+    finding::prepare(outcomes).map_err(|why| Unfit::Unacceptable { rules, why })
 }
 
 fn out(message: &Message, result: &ScanResult, open: &OpenScan) -> Out {
@@ -134,10 +166,10 @@ fn source_of(result: &ScanResult) -> Source {
 }
 
 /// What a completed scan found, all of which can be stored.
-struct Sound<'a> {
+struct Sound {
     digest: [u8; 32],
     found: Found,
-    findings: Vec<Finding<'a>>,
+    findings: Vec<Finding>,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -167,6 +199,10 @@ async fn failed(
 }
 
 /// What the database refuses for good ends the scan as well.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "what one result is ended with; a struct would be made here and taken apart there"
+)]
 async fn completed(
     writer: &Writer,
     message: &Message,
@@ -174,9 +210,10 @@ async fn completed(
     out: Out,
     open: &OpenScan,
     result: &ScanResult,
-    sound: &Sound<'_>,
+    sound: &Sound,
+    known: Vec<Known>,
 ) -> Result<(), Trouble> {
-    match conclude(writer, tx, out, open, result, sound).await {
+    match conclude(writer, tx, out, open, result, sound, known).await {
         Err(Trouble::Store(error)) if !error.is_transient() => {
             let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
             let failure = Failure { reason, detail, rule: error.rule().map(str::to_owned) };
@@ -193,7 +230,8 @@ async fn conclude(
     mut out: Out,
     open: &OpenScan,
     result: &ScanResult,
-    sound: &Sound<'_>,
+    sound: &Sound,
+    known: Vec<Known>,
 ) -> Result<(), Trouble> {
     let (found, source) = (sound.found, source_of(result));
     let score = Score::of(found.counts);
@@ -211,42 +249,55 @@ async fn conclude(
         return Ok(());
     }
     let state = policy.bands.classify(score, found.critical_failing > 0, open.host_state);
-    let (changes, summary) = write(&mut tx, open, result, sound, state).await?;
-    announce(&tx, &mut out, open, result, found, &changes, &summary);
-    out.commit(tx).await?;
-    applied(changes.len());
-    Ok(())
-}
-
-/// Writes what differs, and returns the transactions and the scan's summary.
-async fn write(
-    tx: &mut Tx<'_>,
-    open: &OpenScan,
-    result: &ScanResult,
-    sound: &Sound<'_>,
-    state: ComplianceState,
-) -> Result<(Vec<Change>, Summary), StoreError> {
-    let Verdict::Completed(measured) = &result.verdict else { return Ok(Default::default()) };
-    let score = Score::of(sound.found.counts);
-    let low_confidence = measured.low_confidence();
-    let done = |summary| Completion {
-        source: source_of(result),
-        found: sound.found,
+    let Verdict::Completed(measured) = &result.verdict else { return Ok(()) };
+    let findings = &sound.findings;
+    let comparison = apply::compare(known, open.selection.is_full(), findings);
+    let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
+    let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
+    let summary = summarise(score, &changes, comparison.dropped.len() as u32, measured.low_confidence());
+    let done = Completion {
+        source,
+        found,
         digest: sound.digest,
-        summary,
+        summary: &summary,
         state,
         platform: &measured.platform,
         capabilities: &measured.capabilities,
         timings: &measured.timings,
     };
-    let findings = &sound.findings;
-    let comparison = apply::compare(tx, open, findings).await?;
-    let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
-    let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
-    let removed = comparison.dropped.len() as u32;
-    let summary = summarise(score, &changes, removed, low_confidence);
-    apply::write(tx, open, &done(&summary), findings, &comparison, &changes).await?;
-    Ok((changes, summary))
+    let tell = {
+        let (moment, open, result) = (*tx, open.clone(), result.clone());
+        let (changes, summary) = (changes.clone(), summary.clone());
+        move || {
+            announce(&moment, &mut out, &open, &result, found, &changes, &summary);
+            out.told(&moment)
+        }
+    };
+    let written = apply::write(&mut tx, open, &done, findings, &comparison, &changes);
+    let (written, told) = tokio::join!(written, meanwhile(changes.len(), tell));
+    written?;
+    outbox::tell(&mut tx, &told).await?;
+    tx.commit().await?;
+    applied(changes.len());
+    Ok(())
+}
+
+/// More changes than this are worth a thread of their own.
+const MANY: usize = 50;
+
+/// Puts together what is told while the database writes.
+async fn meanwhile<T: Send + 'static>(changes: usize, make: impl FnOnce() -> T + Send + 'static) -> T {
+    if changes <= MANY { make() } else { aside(make).await }
+}
+
+/// On a thread of its own.
+async fn aside<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(make).await.map_err(JoinError::try_into_panic) {
+        Ok(made) => made,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The process ends, and this with it.
+        Err(Err(_)) => std::future::pending().await,
+    }
 }
 
 fn announce(

@@ -94,7 +94,7 @@ impl Writer {
     /// # Errors
     /// Only what waiting cannot cure.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), StageError> {
-        self.policy.wait(&shutdown).await?;
+        self.policy.wait(&self.pulse, &shutdown).await?;
         let mut options = Options::new(STAGE, Consumer::WRITER, SLOTS).gate(database_gate(&self.store));
         options.pulse = self.pulse.clone();
         let bus = self.bus.clone();
@@ -213,10 +213,8 @@ impl Writer {
         if (it.host, it.scan) != (host, scan) {
             return Err(Refusal::Contradiction.into());
         }
-        let mut tx = self.store.begin().await?;
-        let Some(begun) = scan::mark_running(&mut tx, scan, host, it.attempt, &it.worker).await? else {
-            return Ok(());
-        };
+        let begun = scan::mark_running(&self.store, scan, host, it.attempt, &it.worker).await?;
+        let Some((tx, begun)) = begun else { return Ok(()) };
         let mut out = Out::new(STAGE, scan.to_string())
             .by(Actor::Worker(it.worker.clone()))
             .under(&begun.policy_version)

@@ -1,4 +1,5 @@
-//! The rows that a result writes: set-based, one statement per table.
+//! The rows that a result writes: set-based, one statement per table. What a statement is given is put together apart from
+//! it, so that this can be done while the server works on the one before.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,24 +10,39 @@ use uuid::Uuid;
 
 use crate::end::OpenScan;
 use crate::finding::Finding;
-use crate::{StoreError, Tx};
+use crate::{Moment, StoreError, Tx};
 
 /// Each distinct body once; in hash order, so that two hosts with the same news never wait for each other in a circle.
-pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding<'_>]) -> Result<(), StoreError> {
-    let by_hash: BTreeMap<_, _> = findings.iter().map(|f| (f.evidence_hash, *f)).collect();
-    let hashes: Vec<&[u8]> = by_hash.keys().map(|hash| hash.as_slice()).collect();
-    let bodies = by_hash.values().map(|f| f.evidence()).collect::<Result<Vec<_>, _>>()?;
-    let bytes: Vec<i32> = by_hash.values().map(|f| f.evidence_bytes).collect();
+pub(super) struct Bodies<'a> {
+    hashes: Vec<&'a [u8]>,
+    bodies: Vec<String>,
+    bytes: Vec<i32>,
+}
+
+impl<'a> Bodies<'a> {
+    pub(super) fn of(findings: impl Iterator<Item = &'a Finding>) -> Result<Self, StoreError> {
+        let by_hash: BTreeMap<&[u8], _> = findings.map(|f| (f.evidence_hash.as_slice(), f)).collect();
+        Ok(Self {
+            bodies: by_hash.values().map(|f| f.evidence()).collect::<Result<_, _>>()?,
+            bytes: by_hash.values().map(|f| f.evidence_bytes).collect(),
+            hashes: by_hash.into_keys().collect(),
+        })
+    }
+}
+
+/// Whether a body is known is asked in a way that no plan can answer by reading the whole table: plans are kept, and the first
+/// ones are made while there is nothing in it.
+pub(super) async fn store_evidence(tx: &mut Tx<'_>, new: &Bodies<'_>) -> Result<(), StoreError> {
     sqlx::query!(
         "insert into evidence (hash, body, bytes)
          select e.hash, e.body::jsonb, e.bytes
          from unnest($1::bytea[], $2::text[], $3::int[]) with ordinality as e (hash, body, bytes, place)
-         where not exists (select from evidence known where known.hash = e.hash)
+         where (select true from evidence known where known.hash = e.hash) is null
          order by e.place
          on conflict (hash) do nothing",
-        &hashes as &[&[u8]],
-        &bodies,
-        &bytes,
+        &new.hashes as &[&[u8]],
+        &new.bodies,
+        &new.bytes,
     )
     .execute(tx.connection())
     .await?;
@@ -34,7 +50,7 @@ pub(super) async fn store_evidence(tx: &mut Tx<'_>, findings: &[&Finding<'_>]) -
 }
 
 /// What is stored of findings, a list for each column.
-struct Rules<'a> {
+pub(super) struct Rules<'a> {
     ids: Vec<&'a str>,
     statuses: Vec<&'a str>,
     severities: Vec<Option<&'a str>>,
@@ -45,7 +61,7 @@ struct Rules<'a> {
 }
 
 impl<'a> Rules<'a> {
-    fn of(findings: &[&'a Finding<'a>]) -> Self {
+    pub(super) fn of(findings: &[&'a Finding]) -> Self {
         let all = findings.iter();
         Self {
             ids: all.clone().map(|f| f.rule()).collect(),
@@ -60,15 +76,10 @@ impl<'a> Rules<'a> {
 }
 
 /// Writes rules that the host had not had before. Nobody else adds any: the host is locked.
-pub(super) async fn add_rules(
-    tx: &mut Tx<'_>,
-    open: &OpenScan,
-    findings: &[&Finding<'_>],
-) -> Result<(), StoreError> {
-    if findings.is_empty() {
+pub(super) async fn add_rules(tx: &mut Tx<'_>, open: &OpenScan, rules: &Rules<'_>) -> Result<(), StoreError> {
+    if rules.ids.is_empty() {
         return Ok(());
     }
-    let rules = Rules::of(findings);
     let full = open.selection.is_full();
     let filtered = (!full).then_some(open);
     sqlx::query!(
@@ -102,12 +113,11 @@ pub(super) async fn add_rules(
 pub(super) async fn move_rules(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[&Finding<'_>],
+    rules: &Rules<'_>,
 ) -> Result<(), StoreError> {
-    if findings.is_empty() {
+    if rules.ids.is_empty() {
         return Ok(());
     }
-    let rules = Rules::of(findings);
     let full = open.selection.is_full();
     let filtered = (!full).then_some(open);
     sqlx::query!(
@@ -156,35 +166,59 @@ pub(super) async fn move_rules(
     Ok(())
 }
 
+/// What the model made of the differences, a list for each column.
+pub(super) struct Log<'a> {
+    ids: Vec<Uuid>,
+    rules: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    statuses: Vec<&'a str>,
+    severities: Vec<Option<&'a str>>,
+    prior_statuses: Vec<Option<&'a str>>,
+    prior_severities: Vec<Option<&'a str>>,
+    reasons: Vec<Option<Cow<'a, str>>>,
+    references: Vec<String>,
+    evidence: Vec<&'a [u8]>,
+}
+
+impl<'a> Log<'a> {
+    pub(super) fn of(
+        moment: &Moment,
+        findings: &'a [Finding],
+        changes: &'a [Change],
+    ) -> Result<Self, StoreError> {
+        let finding = |change: &Change| {
+            let found = findings.binary_search_by(|f| f.rule().cmp(&change.rule)).ok();
+            found
+                .and_then(|at| findings.get(at))
+                .ok_or_else(|| StoreError::unknown_word("rule of this scan", &change.rule))
+        };
+        let of = changes.iter().map(finding).collect::<Result<Vec<_>, _>>()?;
+        let severity = |s: Option<Severity>| s.map(Severity::as_str);
+        let all = changes.iter();
+        Ok(Self {
+            ids: all.clone().map(|_| moment.new_id()).collect(),
+            rules: all.clone().map(|c| c.rule.as_str()).collect(),
+            kinds: all.clone().map(|c| c.kind.as_str()).collect(),
+            statuses: all.clone().map(|c| c.status.as_str()).collect(),
+            severities: all.clone().map(|c| severity(c.severity)).collect(),
+            prior_statuses: all.clone().map(|c| c.prior_status.map(|s| s.as_str())).collect(),
+            prior_severities: all.map(|c| severity(c.prior_severity)).collect(),
+            reasons: of.iter().map(|f| f.skip_reason()).collect(),
+            references: of.iter().map(|f| f.framework_refs()).collect(),
+            evidence: of.iter().map(|f| f.evidence_hash.as_slice()).collect(),
+        })
+    }
+}
+
 /// Appends what the model made of the differences to the log.
 pub(super) async fn append_transactions(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[Finding<'_>],
-    changes: &[Change],
+    log: &Log<'_>,
 ) -> Result<(), StoreError> {
-    if changes.is_empty() {
+    if log.ids.is_empty() {
         return Ok(());
     }
-    let finding = |change: &Change| {
-        let found = findings.binary_search_by(|f| f.rule().cmp(&change.rule)).ok();
-        found
-            .and_then(|at| findings.get(at))
-            .ok_or_else(|| StoreError::unknown_word("rule of this scan", &change.rule))
-    };
-    let of = changes.iter().map(finding).collect::<Result<Vec<_>, _>>()?;
-    let severity = |s: Option<Severity>| s.map(Severity::as_str);
-    let ids: Vec<Uuid> = changes.iter().map(|_| tx.new_id()).collect();
-    let rules: Vec<&str> = changes.iter().map(|c| c.rule.as_str()).collect();
-    let kinds: Vec<&str> = changes.iter().map(|c| c.kind.as_str()).collect();
-    let statuses: Vec<&str> = changes.iter().map(|c| c.status.as_str()).collect();
-    let severities: Vec<Option<&str>> = changes.iter().map(|c| severity(c.severity)).collect();
-    let prior_statuses: Vec<Option<&str>> =
-        changes.iter().map(|c| c.prior_status.map(|s| s.as_str())).collect();
-    let prior_severities: Vec<Option<&str>> = changes.iter().map(|c| severity(c.prior_severity)).collect();
-    let reasons: Vec<Option<Cow<'_, str>>> = of.iter().map(|f| f.skip_reason()).collect();
-    let refs: Vec<String> = of.iter().map(|f| f.framework_refs()).collect();
-    let hashes: Vec<&[u8]> = of.iter().map(|f| f.evidence_hash.as_slice()).collect();
     sqlx::query!(
         "insert into transactions (id, host_id, rule_id, scan_id, host_number, change_kind, status, severity, prior_status,
            prior_severity, skip_reason, framework_refs, evidence_hash, occurred_at)
@@ -197,16 +231,16 @@ pub(super) async fn append_transactions(
         open.scan.0,
         open.number,
         tx.now(),
-        &ids,
-        &rules as &[&str],
-        &kinds as &[&str],
-        &statuses as &[&str],
-        &severities as &[Option<&str>],
-        &prior_statuses as &[Option<&str>],
-        &prior_severities as &[Option<&str>],
-        &reasons as &[Option<Cow<'_, str>>],
-        &refs,
-        &hashes as &[&[u8]],
+        &log.ids,
+        &log.rules as &[&str],
+        &log.kinds as &[&str],
+        &log.statuses as &[&str],
+        &log.severities as &[Option<&str>],
+        &log.prior_statuses as &[Option<&str>],
+        &log.prior_severities as &[Option<&str>],
+        &log.reasons as &[Option<Cow<'_, str>>],
+        &log.references,
+        &log.evidence as &[&[u8]],
     )
     .execute(tx.connection())
     .await?;
@@ -217,7 +251,7 @@ pub(super) async fn append_transactions(
 pub(super) async fn append_revisions(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[&Finding<'_>],
+    findings: &[&Finding],
 ) -> Result<(), StoreError> {
     if findings.is_empty() {
         return Ok(());

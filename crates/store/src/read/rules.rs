@@ -59,7 +59,7 @@ pub async fn point(tx: &mut Tx<'_>, host: HostId, at: Timestamp) -> Result<Optio
     let row = sqlx::query!(
         "select scan_id, number, full_seq, applied_at from scan_ledger
          where host_id = $1 and outcome = 'completed' and applied_at <= $2
-         order by number desc limit 1",
+         order by applied_at desc, number desc limit 1",
         host.0,
         at
     )

@@ -116,6 +116,8 @@ pub async fn scans(tx: &mut Tx<'_>, filter: &ScanFilter, page: &Page) -> Result<
            where ($1::uuid is null or s.id = $1)
              and ($2::uuid is null or s.host_id = $2)
              and ($3::text is null or s.state = $3)
+             -- What is under way is found without a look at all that ended.
+             and ($8 or s.id = any(array(select o.scan_id from open_scan o)))
              and ($4::timestamptz is null or s.queued_at <= $4)
              and ($5::timestamptz is null or (s.queued_at, s.id) < ($5, $6))
            order by s.queued_at desc, s.id desc
@@ -127,6 +129,7 @@ pub async fn scans(tx: &mut Tx<'_>, filter: &ScanFilter, page: &Page) -> Result<
         after,
         after_id,
         page.fetch(),
+        filter.state.is_none_or(ScanState::is_terminal),
     )
     .fetch_all(tx.connection())
     .await?;

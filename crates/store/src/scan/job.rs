@@ -99,9 +99,11 @@ pub async fn unissued(tx: &mut Tx<'_>, limit: u32) -> Result<Vec<JobOrder>, Stor
              t.host_id as "host_id!", t.name as "name!", t.address as "address!", t.port as "port!", t.sudo as "sudo!",
              t.username, t.labels as "labels!", t.known_keys as "known_keys!", t.jump_id, t.jump_address, t.jump_port,
              t.jump_username, t.jump_keys as "jump_keys!"
-           from scan s
+           from open_scan o
+           join scan s on s.id = o.scan_id
            join job_target t on t.host_id = s.host_id
-           where s.state = 'queued' and s.tag is null
+           -- The scan, which is locked, says it as it is now; the other as it was when this began.
+           where o.unissued and s.state = 'queued' and s.tag is null
            order by (s.lane = 'manual') desc, s.queued_at
            limit $1
            for update of s skip locked"#,
@@ -188,13 +190,19 @@ pub async fn issue(tx: &mut Tx<'_>, jobs: &[Issued]) -> Result<Vec<ScanId>, Stor
     let policies: Vec<String> = jobs.iter().map(|j| j.policy_version.clone()).collect();
     let corpora: Vec<String> = jobs.iter().map(|j| j.corpus.clone()).collect();
     let done = sqlx::query_scalar!(
-        "update scan s
-         set tag = j.tag, key_id = j.key_id, timeout_sec = j.timeout_sec, policy_version = j.policy_version,
-             corpus = j.corpus, issued_at = $8
-         from unnest($1::uuid[], $2::int[], $3::bytea[], $4::text[], $5::int[], $6::text[], $7::text[])
-           as j (id, attempt, tag, key_id, timeout_sec, policy_version, corpus)
-         where s.id = j.id and s.attempt = j.attempt and s.state = 'queued' and s.tag is null
-         returning s.id",
+        "with noted as (
+           update scan s
+           set tag = j.tag, key_id = j.key_id, timeout_sec = j.timeout_sec, policy_version = j.policy_version,
+               corpus = j.corpus, issued_at = $8
+           from unnest($1::uuid[], $2::int[], $3::bytea[], $4::text[], $5::int[], $6::text[], $7::text[])
+             as j (id, attempt, tag, key_id, timeout_sec, policy_version, corpus)
+           where s.id = j.id and s.attempt = j.attempt and s.state = 'queued' and s.tag is null
+           returning s.id, s.host_id
+         ),
+         issued as (
+           update open_scan o set unissued = false from noted n where o.host_id = n.host_id
+         )
+         select id from noted",
         &scans,
         &attempts,
         &tags,

@@ -80,12 +80,12 @@ pub async fn counts(tx: &mut Tx<'_>, maintenance: &Maintenance) -> Result<DueCou
              count(*) filter (where not (maintenance or backoff or open)) as "free!"
            from (
              select coalesce(m.maintenance, false) or $2 or h.name = any($3) as maintenance,
-               coalesce(b.suppress_until > $1, false) as backoff, o.id is not null as open
+               coalesce(b.suppress_until > $1, false) as backoff, o.host_id is not null as open
              from host_compliance_schedule s
              join host h on h.id = s.host_id and h.deleted_at is null
              left join host_maintenance m on m.host_id = s.host_id
              left join host_backoff_state b on b.host_id = s.host_id and b.probe_type = 'scan'
-             left join scan o on o.host_id = s.host_id and o.state in ('queued', 'running')
+             left join open_scan o on o.host_id = s.host_id
              where s.next_scheduled_scan <= $1
            ) due"#,
         tx.now(),
@@ -153,7 +153,7 @@ pub async fn claim_due(
              and not exists (
                select from host_backoff_state b
                where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > $1)
-             and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))
+             and not exists (select from open_scan o where o.host_id = s.host_id)
            order by s.claim_order
            limit $3
            -- The host too, which is about to be numbered: nobody who holds one waits for the other.
@@ -191,7 +191,7 @@ pub async fn ahead(tx: &mut Tx<'_>, maintenance: &Maintenance, host: HostId) -> 
              and not exists (
                select from host_backoff_state b
                where b.host_id = s.host_id and b.probe_type = 'scan' and b.suppress_until > $1)
-             and not exists (select from scan o where o.host_id = s.host_id and o.state in ('queued', 'running'))"#,
+             and not exists (select from open_scan o where o.host_id = s.host_id)"#,
         tx.now(),
         host.0,
         &maintenance.hosts,
@@ -229,20 +229,23 @@ pub async fn dispatch(
                  $8::text[], $9::int[])
                as w (host_id, scan_id, number, next_at, interval_minutes, tag, key_id, corpus, timeout_sec)
            ),
+           opened as (
+             insert into open_scan (host_id, scan_id, unissued) select host_id, scan_id, tag is null from wanted
+             on conflict (host_id) do nothing
+             returning host_id
+           ),
            queued as (
              insert into scan (id, host_id, number, lane, trigger, actor, framework, policy_version, corpus, queued_at, tag,
                key_id, timeout_sec, issued_at)
-             select scan_id, host_id, number, 'scheduled', 'scheduled', 'scheduler', '*', $10, corpus, $11, tag, key_id,
+             select w.scan_id, w.host_id, w.number, 'scheduled', 'scheduled', 'scheduler', '*', $10, corpus, $11, tag, key_id,
                timeout_sec, case when tag is not null then $11::timestamptz end
-             from wanted
-             on conflict (host_id) where state in ('queued', 'running') do nothing
-             returning host_id
+             from opened o join wanted w on w.host_id = o.host_id
            )
            update host_compliance_schedule s
            set next_scheduled_scan = w.next_at, next_reason = 'interval', claim_order = claim_order(s.compliance_state, w.next_at),
                current_interval_minutes = w.interval_minutes, updated_at = $11
-           from queued q join wanted w on w.host_id = q.host_id
-           where s.host_id = q.host_id
+           from opened o join wanted w on w.host_id = o.host_id
+           where s.host_id = o.host_id
            returning s.host_id"#,
         &ids,
         &scans,

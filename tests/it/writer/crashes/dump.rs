@@ -8,6 +8,7 @@ use serde_json::Value;
 /// One query for each table, each row as one text.
 const TABLES: &[(&str, &str)] = &[
     ("scan", "concat_ws(' ', number, state, attempt, superseded, engine, failure_reason)"),
+    ("open_scan", "concat_ws(' ', unissued)"),
     (
         "scan_ledger",
         "concat_ws(' ', number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error, critical_failing, compliance_state,
@@ -33,7 +34,7 @@ const TABLES: &[(&str, &str)] = &[
     ("drift", "concat_ws(' ', kind, policy_version, drift)"),
     ("host_backoff_state", "concat_ws(' ', probe_type, consecutive_failures)"),
     ("audit_event", "concat_ws(' ', action, severity, actor_type, detail - 'host_id' - 'scan_id')"),
-    ("outbox", "message_id"),
+    ("outbox", "concat_ws(' ', sender, message_id)"),
 ];
 
 /// Events that both stages send, and the records that go beside them.

@@ -1,0 +1,165 @@
+//! What differs between a result and what is stored.
+
+use std::collections::HashMap;
+
+use openwatch_model::transaction::RuleState;
+
+use crate::end::OpenScan;
+use crate::finding::Finding;
+use crate::{StoreError, Tx, words};
+
+/// A rule of a host as it is stored.
+#[derive(Clone, Debug)]
+pub struct Known {
+    rule_id: String,
+    status: String,
+    severity: Option<String>,
+    digest: Vec<u8>,
+    /// It dropped out, and has not come back.
+    gone: bool,
+    /// A full scan had it once.
+    counted: bool,
+}
+
+impl Known {
+    /// The last full scan had it.
+    fn is_present(&self) -> bool {
+        self.counted && !self.gone
+    }
+
+    fn state(&self) -> RuleState {
+        RuleState { status: words::status(&self.status), severity: words::severity(self.severity.as_deref()) }
+    }
+}
+
+/// What differs between a result and what is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Findings that are new or differ in anything; of a filtered scan all.
+    pub differences: Vec<Difference>,
+    /// Rules that the full scan before had and this one has not.
+    pub dropped: Vec<String>,
+}
+
+impl Comparison {
+    /// Nothing at all differs: no rule came, went, or says or proves anything else.
+    pub fn is_silent(&self) -> bool {
+        self.dropped.is_empty() && !self.differences.iter().any(|d| d.differs || d.returned)
+    }
+}
+
+/// One finding that differs from what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Place among the findings.
+    pub index: usize,
+    /// What is stored; absent on first sight.
+    pub prior: Option<RuleState>,
+    pub(super) returned: bool,
+    pub(super) differs: bool,
+}
+
+/// All rules of the scan's host. Called by the writer while it still reads the result; the locks of [`crate::end::open`] are
+/// held.
+///
+/// # Errors
+/// The database is away.
+pub async fn known(tx: &mut Tx<'_>, open: &OpenScan) -> Result<Vec<Known>, StoreError> {
+    let rows = sqlx::query_as!(
+        Known,
+        r#"select rule_id, status, severity, digest, gone_after is not null as "gone!", present_since is not null as "counted!"
+           from rule_state where host_id = $1"#,
+        open.host.0,
+    );
+    Ok(rows.fetch_all(tx.connection()).await?)
+}
+
+/// Compares the findings of a `full` scan, or of a filtered one, with what is known, by the digests of what is stored of each
+/// rule. Called by the writer.
+pub fn compare(known: Vec<Known>, full: bool, findings: &[Finding]) -> Comparison {
+    let mut known: HashMap<String, Known> = known.into_iter().map(|it| (it.rule_id.clone(), it)).collect();
+    let mut comparison = Comparison::default();
+    for (index, finding) in findings.iter().enumerate() {
+        let Some(prior) = known.remove(finding.rule()) else {
+            let new = Difference { index, prior: None, returned: false, differs: true };
+            comparison.differences.push(new);
+            continue;
+        };
+        let differs = prior.digest != finding.digest;
+        // A filtered scan counts its checks on each of its rules.
+        if !full || differs || !prior.is_present() {
+            let returned = prior.gone && full;
+            comparison.differences.push(Difference { index, prior: Some(prior.state()), returned, differs });
+        }
+    }
+    if full {
+        comparison.dropped = known.into_values().filter(Known::is_present).map(|it| it.rule_id).collect();
+        comparison.dropped.sort();
+    }
+    comparison
+}
+
+#[cfg(test)]
+mod tests {
+    use openwatch_model::{Severity, Status};
+
+    use super::*;
+    use crate::finding::{RawOutcome, prepare};
+
+    fn findings(rules: &[&str]) -> Vec<Finding> {
+        let of = |rule: &&str| {
+            let text = format!(
+                r#"{{"rule":"{rule}","status":"pass","severity":"high","detail":"","framework_refs":{{}},"evidence":{{}}}}"#
+            );
+            serde_json::from_str::<RawOutcome>(&text).unwrap()
+        };
+        prepare(rules.iter().map(of).collect()).unwrap()
+    }
+
+    /// As the scan before left it.
+    fn stored(finding: &Finding) -> Known {
+        Known {
+            rule_id: finding.rule().to_owned(),
+            status: "pass".to_owned(),
+            severity: Some("high".to_owned()),
+            digest: finding.digest.to_vec(),
+            gone: false,
+            counted: true,
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_as_it_was_differs() {
+        let before = findings(&["back", "gone", "left", "moved", "out", "same", "seen"]);
+        let known = |it: &Finding| {
+            let mut known = stored(it);
+            match it.rule() {
+                "moved" => known.digest = vec![7; 32],
+                "back" | "gone" => known.gone = true,
+                "seen" => known.counted = false,
+                _ => {}
+            }
+            known
+        };
+        let known: Vec<_> = before.iter().map(known).collect();
+        let now = findings(&["back", "moved", "new", "same", "seen"]);
+        let prior = Some(RuleState { status: Status::Pass, severity: Some(Severity::High) });
+        let difference = |index, prior, returned, differs| Difference { index, prior, returned, differs };
+        let full = compare(known.clone(), true, &now);
+        let back = difference(0, prior, true, false);
+        let moved = difference(1, prior, false, true);
+        let new = difference(2, None, false, true);
+        // A filtered scan saw it, no full one did.
+        let seen = difference(4, prior, false, false);
+        assert_eq!(full.differences, [back, moved, new, seen]);
+        assert_eq!(full.dropped, ["left", "out"]);
+        assert!(!full.is_silent());
+        // A filtered scan ends no gap, and nothing drops out of it; it counts a check on each of its rules.
+        let filtered = compare(known, false, &now);
+        let same = difference(3, prior, false, false);
+        assert_eq!(filtered.differences, [difference(0, prior, false, false), moved, new, same, seen]);
+        assert_eq!(filtered.dropped, Vec::<String>::new());
+        let as_before: Vec<_> = before.iter().map(stored).collect();
+        assert!(compare(as_before, true, &before).is_silent());
+    }
+}

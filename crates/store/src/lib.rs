@@ -10,7 +10,6 @@
 
 pub mod alert;
 pub mod alert_life;
-pub mod api_oldest;
 pub mod apply;
 pub mod audit;
 pub mod channel;

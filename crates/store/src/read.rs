@@ -9,7 +9,7 @@ mod rules;
 mod scans;
 mod transactions;
 
-pub use fleet::{Fleet, HostAt, fleet, hosts_at};
+pub use fleet::{Fleet, HostAt, Oldest, fleet, hosts_at};
 pub use rules::{EvidenceRow, Point, RuleRow, evidence, point, rules, verdicts};
 pub use scans::{Ledger, ScanFilter, ScanRow, scan, scans, timings};
 pub use transactions::{TransactionFilter, TransactionRow, transactions};

@@ -251,7 +251,15 @@ async fn the_fleet_at_a_moment_is_the_sum_of_its_hosts() {
             sum.rules.pass += it.counts.pass;
             sum.rules.fail += it.counts.fail;
         }
-        sum.oldest_verified_at = each.iter().filter_map(|it| Some(it.verified?.1)).min();
+        // Of those that were never looked at, who has been there longest; then by name.
+        sum.oldest = each
+            .iter()
+            .min_by_key(|it| (it.verified.map(|(_, at)| at), it.name == "late", &it.name))
+            .map(|it| read::Oldest {
+                host: it.host,
+                name: it.name.clone(),
+                verified_at: it.verified.map(|(_, at)| at),
+            });
         assert_eq!(fleet, sum, "{days} days ago");
         assert_eq!(each.len(), hosts, "{days} days ago");
         assert_eq!(each.iter().filter(|it| it.verified.is_some()).count(), verified, "{days} days ago");

@@ -3,7 +3,6 @@
 use axum::extract::State;
 use openwatch_model::alert::AlertSeverity;
 use openwatch_model::score::{ComplianceState, Score};
-use openwatch_store::api_oldest::oldest;
 use openwatch_store::read::{self, Fleet};
 use openwatch_store::standing::{self, ProberStanding};
 
@@ -30,9 +29,6 @@ pub(crate) async fn show(
         None => standing::get(&mut tx).await?,
         Some(_) => ProberStanding::default(),
     };
-    let oldest = oldest(&mut tx, as_of).await?;
-    let oldest_unscanned =
-        oldest.map(|it| OldestHost { id: it.host.0, name: it.name, last_scanned_at: it.verified_at });
     let (by_state, open_alerts) = (by_state(&fleet), open_alerts(&fleet));
     let unknown = fleet.by_state.get(&ComplianceState::Unknown).copied().unwrap_or_default();
     let (queued, running) = fleet.open_scans.unwrap_or_default();
@@ -45,7 +41,11 @@ pub(crate) async fn show(
         probers_isolated_since: standing.isolated_since,
         score: Score::of(fleet.rules).percent(),
         open_alerts,
-        oldest_unscanned,
+        oldest_unscanned: fleet.oldest.map(|it| OldestHost {
+            id: it.host.0,
+            name: it.name,
+            last_scanned_at: it.verified_at,
+        }),
         queue: QueueDepth { queued, running },
     }))
 }

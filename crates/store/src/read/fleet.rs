@@ -7,6 +7,7 @@ use openwatch_model::alert::AlertSeverity;
 use openwatch_model::outcome::Counts;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
+use uuid::Uuid;
 
 use crate::host::{Filter, count, counts};
 use crate::words::{alert_severity, compliance_state};
@@ -25,8 +26,19 @@ pub struct Fleet {
     pub open_scans: Option<(u64, u64)>,
     /// Open alerts by severity.
     pub open_alerts: BTreeMap<AlertSeverity, u64>,
-    /// Host whose newest full scan is the longest ago.
-    pub oldest_verified_at: Option<Timestamp>,
+    /// Host whose newest full scan is the longest ago; one without any comes first.
+    pub oldest: Option<Oldest>,
+}
+
+/// A host that waits for a full scan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Oldest {
+    /// Id.
+    pub host: HostId,
+    /// Name.
+    pub name: String,
+    /// When its newest full scan was applied; absent: never.
+    pub verified_at: Option<Timestamp>,
 }
 
 impl Fleet {
@@ -136,19 +148,44 @@ pub async fn fleet(tx: &mut Tx<'_>, at: Option<Timestamp>) -> Result<Fleet, Stor
     Ok(fleet)
 }
 
+/// Hosts summed up by state, and on every row the one whose newest full scan is the longest ago; one without any comes first.
+macro_rules! groups {
+    ($posture:expr $(, $value:expr)*) => {
+        sqlx::query_as!(
+            Group,
+            "with " + $posture + r#"
+             select p.state as "state!", count(*) as "hosts!", coalesce(sum(p.pass), 0) as "pass!", coalesce(sum(p.fail), 0) as "fail!",
+               coalesce(sum(p.skipped), 0) as "skipped!", coalesce(sum(p.error), 0) as "error!",
+               o.id as "oldest_id!", o.name as "oldest_name!", o.at as oldest_at
+             from posture p,
+               (select id, name, at from posture order by at nulls first, created_at, name limit 1) o
+             group by p.state, o.id, o.name, o.at"#
+            $(, $value)*
+        )
+    };
+}
+
+struct Group {
+    state: String,
+    hosts: i64,
+    pass: i64,
+    fail: i64,
+    skipped: i64,
+    error: i64,
+    oldest_id: Uuid,
+    oldest_name: String,
+    oldest_at: Option<Timestamp>,
+}
+
 async fn states_now(tx: &mut Tx<'_>, fleet: &mut Fleet) -> Result<(), StoreError> {
-    let rows = sqlx::query!(
-        r#"select hs.compliance_state as "state!", count(*) as "hosts!", sum(hs.pass) as "pass!", sum(hs.fail) as "fail!",
-             sum(hs.skipped) as "skipped!", sum(hs.error) as "error!", min(hs.full_at) as oldest
+    let groups = groups!(
+        "posture as materialized (
+           select h.id, h.name, h.created_at, hs.compliance_state as state, hs.pass, hs.fail, hs.skipped, hs.error, hs.full_at as at
            from host h join host_state hs on hs.host_id = h.id
-           where h.deleted_at is null group by hs.compliance_state"#
-    )
-    .fetch_all(tx.connection())
-    .await?;
-    for r in rows {
-        add(fleet, &r.state, r.hosts, [r.pass, r.fail, r.skipped, r.error], r.oldest)?;
-    }
-    Ok(())
+           where h.deleted_at is null
+         )"
+    );
+    add(fleet, groups.fetch_all(tx.connection()).await?)
 }
 
 /// Most hosts had a scan lately, and what ended lately lies side by side: it is read as a whole. Who is not among it is looked
@@ -162,17 +199,17 @@ async fn states_then(tx: &mut Tx<'_>, fleet: &mut Fleet, at: Timestamp) -> Resul
     .fetch_one(tx.connection())
     .await?;
     let lately = at - Duration::from_mins(minutes.map_or(0, count).into());
-    let rows = sqlx::query!(
-        r#"with lately as (
-             select distinct on (l.host_id) l.host_id, l.compliance_state, l.pass, l.fail, l.skipped, l.error, l.applied_at
-             from scan_ledger l
-             where l.outcome = 'completed' and l.is_full and l.applied_at <= $1 and l.applied_at > $2
-             order by l.host_id, l.applied_at desc
-           )
-           select coalesce(n.compliance_state, l.compliance_state, 'unknown') as "state!", count(*) as "hosts!",
-             coalesce(sum(coalesce(n.pass, l.pass)), 0) as "pass!", coalesce(sum(coalesce(n.fail, l.fail)), 0) as "fail!",
-             coalesce(sum(coalesce(n.skipped, l.skipped)), 0) as "skipped!",
-             coalesce(sum(coalesce(n.error, l.error)), 0) as "error!", min(coalesce(n.applied_at, l.applied_at)) as oldest
+    let groups = groups!(
+        "lately as (
+           select distinct on (l.host_id) l.host_id, l.compliance_state, l.pass, l.fail, l.skipped, l.error, l.applied_at
+           from scan_ledger l
+           where l.outcome = 'completed' and l.is_full and l.applied_at <= $1 and l.applied_at > $2
+           order by l.host_id, l.applied_at desc
+         ),
+         posture as materialized (
+           select h.id, h.name, h.created_at, coalesce(n.compliance_state, l.compliance_state, 'unknown') as state,
+             coalesce(n.pass, l.pass) as pass, coalesce(n.fail, l.fail) as fail, coalesce(n.skipped, l.skipped) as skipped,
+             coalesce(n.error, l.error) as error, coalesce(n.applied_at, l.applied_at) as at
            from host h
            left join lately n on n.host_id = h.id
            left join lateral (
@@ -181,35 +218,27 @@ async fn states_then(tx: &mut Tx<'_>, fleet: &mut Fleet, at: Timestamp) -> Resul
                and l.host_id = h.id and l.outcome = 'completed' and l.is_full and l.applied_at <= $1
              order by l.applied_at desc limit 1) l on true
            where h.created_at <= $1 and (h.deleted_at is null or h.deleted_at > $1)
-           group by 1"#,
+         )",
         at,
-        lately,
-    )
-    .fetch_all(tx.connection())
-    .await?;
-    for r in rows {
-        add(fleet, &r.state, r.hosts, [r.pass, r.fail, r.skipped, r.error], r.oldest)?;
-    }
-    Ok(())
+        lately
+    );
+    add(fleet, groups.fetch_all(tx.connection()).await?)
 }
 
-fn add(
-    fleet: &mut Fleet,
-    state: &str,
-    hosts: i64,
-    rules: [i64; 4],
-    oldest: Option<Timestamp>,
-) -> Result<(), StoreError> {
-    *fleet.by_state.entry(compliance_state(state)?).or_default() += number(hosts);
-    let [pass, fail, skipped, error] = rules.map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    fleet.rules.pass = fleet.rules.pass.saturating_add(pass);
-    fleet.rules.fail = fleet.rules.fail.saturating_add(fail);
-    fleet.rules.skipped = fleet.rules.skipped.saturating_add(skipped);
-    fleet.rules.error = fleet.rules.error.saturating_add(error);
-    fleet.oldest_verified_at = match (fleet.oldest_verified_at, oldest) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    };
+fn add(fleet: &mut Fleet, groups: Vec<Group>) -> Result<(), StoreError> {
+    let rules = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+    for group in groups {
+        fleet.by_state.insert(compliance_state(&group.state)?, number(group.hosts));
+        fleet.rules.pass = fleet.rules.pass.saturating_add(rules(group.pass));
+        fleet.rules.fail = fleet.rules.fail.saturating_add(rules(group.fail));
+        fleet.rules.skipped = fleet.rules.skipped.saturating_add(rules(group.skipped));
+        fleet.rules.error = fleet.rules.error.saturating_add(rules(group.error));
+        fleet.oldest = Some(Oldest {
+            host: HostId(group.oldest_id),
+            name: group.oldest_name,
+            verified_at: group.oldest_at,
+        });
+    }
     Ok(())
 }
 

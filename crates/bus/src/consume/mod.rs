@@ -23,7 +23,7 @@ use crate::{Bus, BusError};
 /// What a handler decided. Dropping a message undecided (a panic, an abort) gives it back.
 #[derive(Debug)]
 pub enum Next {
-    /// It is dealt with: acked, and the ack confirmed.
+    /// It is dealt with: acked.
     Done,
     /// The world is not ready: delivered again after this long.
     Retry {
@@ -100,6 +100,9 @@ pub struct Options {
     pub gate: Option<Gate>,
     /// Ticks with every round of the loop.
     pub pulse: Pulse,
+    /// Acks are sent again until the server says that it heard them. An ack that is lost brings its message again: most
+    /// stages look once whether they know it, which costs less than asking about every ack.
+    pub confirm: bool,
 }
 
 impl Options {
@@ -114,6 +117,7 @@ impl Options {
             beat: Duration::from_secs(10),
             gate: None,
             pulse: Pulse::new(),
+            confirm: false,
         }
     }
 
@@ -121,6 +125,13 @@ impl Options {
     #[must_use]
     pub fn second(mut self, consumer: Consumer) -> Self {
         self.second = Some(consumer);
+        self
+    }
+
+    /// With acks that are confirmed: for work that is dear to do again.
+    #[must_use]
+    pub fn confirmed(mut self) -> Self {
+        self.confirm = true;
         self
     }
 

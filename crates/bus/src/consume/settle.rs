@@ -39,19 +39,32 @@ impl Beat {
     }
 }
 
+/// How a stage settles its messages; see [`super::Options`].
+#[derive(Clone, Copy)]
+pub(super) struct Settling {
+    pub(super) stage: &'static str,
+    pub(super) beat: Duration,
+    pub(super) confirm: bool,
+}
+
 /// Runs the handler and does what it says. Dropped or panicking, it leaves the message undecided; the loop NAKs.
 pub(super) async fn work(
     bus: Bus,
-    stage: &'static str,
-    beat: Duration,
+    options: Settling,
     message: Message,
     handler: impl Future<Output = Next> + Send,
 ) -> Settled {
+    let Settling { stage, beat, confirm } = options;
     let _beat = Beat::start(bus.client.clone(), message.reply.clone(), beat);
     match handler.await {
         Next::Done => {
-            if let Err(error) = ack(&bus, &message.reply, Bytes::from_static(b"+ACK")).await {
-                // The handler is idempotent, so a second delivery does no harm.
+            let how = Bytes::from_static(b"+ACK");
+            // The handler is idempotent, so a second delivery does no harm.
+            if !confirm {
+                if let Err(error) = bus.client.publish(message.reply, how).await {
+                    tracing::debug!(%error, "the ack of a handled message was not sent; it comes again");
+                }
+            } else if let Err(error) = ack(&bus, &message.reply, how).await {
                 tracing::warn!(%error, "the ack of a handled message was not confirmed; it may come again");
             }
             Settled::Done

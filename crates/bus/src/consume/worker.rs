@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::pull::{HEARTBEAT, Pulls, Request};
-use super::settle::{Settled, nak, work};
+use super::settle::{Settled, Settling, nak, work};
 use super::{Consumer, Message, Next, Options};
 use crate::{Bus, BusError};
 
@@ -205,7 +205,8 @@ where
             span_id = message.trace.span_id(),
         );
         let handler = (self.handler)(message.clone());
-        let work = work(self.bus.clone(), stage, self.options.beat, message, handler);
+        let settling = Settling { stage, beat: self.options.beat, confirm: self.options.confirm };
+        let work = work(self.bus.clone(), settling, message, handler);
         let task = self.tasks.spawn(work.instrument(span));
         self.in_hand.insert(task.id(), InHand { lane, reply, deliveries, since: now });
         metrics::gauge!("openwatch_in_hand", "stage" => stage).set(self.in_hand.len() as f64);

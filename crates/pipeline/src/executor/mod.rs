@@ -88,8 +88,9 @@ impl Executor {
         });
         metrics::gauge!("openwatch_executor_slots").set(self.slots as f64);
         metrics::gauge!("openwatch_results_held").set(0.0);
-        let mut options =
-            Options::new(STAGE, Consumer::EXECUTOR_MANUAL, self.slots).second(Consumer::EXECUTOR_SCHEDULED);
+        let mut options = Options::new(STAGE, Consumer::EXECUTOR_MANUAL, self.slots)
+            .second(Consumer::EXECUTOR_SCHEDULED)
+            .confirmed();
         options.pulse = self.pulse;
         let handle = move |message: Message| {
             let worker = worker.clone();

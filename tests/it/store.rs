@@ -188,7 +188,8 @@ async fn apply_result(
         tx.commit().await?;
         return Ok(Applied::Superseded);
     }
-    let comparison = apply::compare(apply::known(&mut tx, &open).await?, open.selection.is_full(), &findings);
+    let comparison =
+        apply::compare(&apply::known(&mut tx, &open).await?, open.selection.is_full(), &findings);
     let changes = changes(&comparison, &findings);
     let removed = u32::try_from(comparison.dropped.len()).unwrap();
     let summary = summarise(after, &changes, removed, false);

@@ -19,7 +19,7 @@ use tokio::join;
 pub use self::compare::{Comparison, Difference, Known, compare, known};
 use self::rows::{Bodies, Log, Rules};
 pub use self::unchanged::unchanged;
-use crate::end::{self, Entry, Found, OpenScan, Source};
+use crate::end::{self, Entry, Found, OpenScan, Source, Standing};
 use crate::finding::Finding;
 use crate::{StoreError, Tx, kept};
 
@@ -86,8 +86,7 @@ pub async fn write(
             .filter_map(|d| findings.get(d.index).map(|f| f.rule().to_owned()))
             .collect();
         rows::close_gaps(tx, open, &returned).await?;
-        rows::drop_out(tx, open, &comparison.dropped).await?;
-        move_host(tx, open, done).await
+        rows::drop_out(tx, open, &comparison.dropped).await
     } else {
         note_filtered(tx, open, comparison).await
     }
@@ -114,9 +113,10 @@ async fn ledger(
     unchanged: bool,
     rule_ids: Option<Vec<String>>,
 ) -> Result<(), StoreError> {
+    let full = open.selection.is_full();
     let entry = Entry {
         outcome: "completed",
-        full_seq: Some(open.full_seq + i64::from(open.selection.is_full())),
+        full_seq: Some(open.full_seq + i64::from(full)),
         counts: done.found.counts,
         critical_failing: done.found.critical_failing,
         state: Some(done.state),
@@ -127,41 +127,9 @@ async fn ledger(
         rule_ids,
         timings: Some(kept::timings(done.timings)),
         failure: None,
+        host: full.then_some(Standing { platform: done.platform, capabilities: done.capabilities }),
     };
     end::close(tx, open, &done.source, &entry).await
-}
-
-/// The host as this full scan found it; its failures are over.
-async fn move_host(tx: &mut Tx<'_>, open: &OpenScan, done: &Completion<'_>) -> Result<(), StoreError> {
-    let Found { counts, critical_failing } = done.found;
-    let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-    sqlx::query!(
-        "with recovered as (
-           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
-           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
-         )
-         update host_state
-         set full_seq = full_seq + 1, applied_number = $2, full_number = $2, full_scan_id = $3, full_at = $4,
-             full_digest = $5, pass = $6, fail = $7, skipped = $8, error = $9, critical_failing = $10,
-             compliance_state = $11, platform = $12, capabilities = $13
-         where host_id = $1",
-        open.host.0,
-        open.number,
-        open.scan.0,
-        tx.now(),
-        &done.digest,
-        number(counts.pass),
-        number(counts.fail),
-        number(counts.skipped),
-        number(counts.error),
-        number(critical_failing),
-        done.state.as_str(),
-        serde_json::json!(done.platform),
-        serde_json::json!(done.capabilities),
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(())
 }
 
 /// A filtered scan leaves the full scan's digest alone, unless it changed a rule: then the digest no longer says what is

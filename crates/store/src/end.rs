@@ -1,7 +1,10 @@
 //! How scans end: whoever inserts the ledger's row has ended the scan. Every way of ending goes through `close` here, but
 //! for the one that happens all day, [`crate::apply::unchanged()`].
 
+use std::collections::BTreeMap;
+
 use openwatch_model::drift::Summary;
+use openwatch_model::host::Platform;
 use openwatch_model::outcome::Counts;
 use openwatch_model::scan::{Failure, Lane, ScanState, Selection};
 use openwatch_model::schedule::Backoff;
@@ -333,9 +336,17 @@ pub(crate) struct Entry<'a> {
     pub(crate) rule_ids: Option<Vec<String>>,
     pub(crate) timings: Option<Value>,
     pub(crate) failure: Option<&'a Failure>,
+    pub(crate) host: Option<Standing<'a>>,
 }
 
-/// Ends a scan: a line in the ledger, its own row, and its place among those under way.
+/// What a full scan says of its host, beside what the ledger has of it.
+pub(crate) struct Standing<'a> {
+    pub(crate) platform: &'a Platform,
+    pub(crate) capabilities: &'a BTreeMap<String, bool>,
+}
+
+/// Ends a scan: a line in the ledger, its own row, and its place among those under way. A full one that completed says how its
+/// host stands, whose failures are over.
 pub(crate) async fn close(
     tx: &mut Tx<'_>,
     open: &OpenScan,
@@ -345,47 +356,70 @@ pub(crate) async fn close(
     let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let summary = entry.summary.map(crate::kept::summary);
     let failure = entry.failure;
-    sqlx::query!(
-        "with recorded as (
-           insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
-             critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
-           values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+    macro_rules! closed {
+        ($also:tt $(, $value:expr)*) => {
+            sqlx::query!(
+                "with recorded as (
+                   insert into scan_ledger (scan_id, host_id, number, attempt, outcome, is_full, full_seq, pass, fail, skipped, error,
+                     critical_failing, compliance_state, changes, unchanged, digest, summary, rule_ids, timings, worker, applied_at)
+                   values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+                 ),
+                 closed as (
+                   delete from open_scan where host_id = $2 and scan_id = $1
+                 )" + $also + " update scan
+                 set state = case when $5 = 'failed' then 'failed' else 'completed' end, superseded = $5 = 'superseded',
+                     finished_at = $21, worker = coalesce($20, worker), engine = coalesce($22, engine),
+                     failure_reason = $23, failure_detail = left($24, 1024), failure_rule = $25
+                 where id = $1",
+                open.scan.0,
+                open.host.0,
+                open.number,
+                number(source.attempt),
+                entry.outcome,
+                open.selection.is_full(),
+                entry.full_seq.unwrap_or(open.full_seq),
+                number(entry.counts.pass),
+                number(entry.counts.fail),
+                number(entry.counts.skipped),
+                number(entry.counts.error),
+                number(entry.critical_failing),
+                entry.state.map(ComplianceState::as_str),
+                i32::try_from(entry.changes).unwrap_or(i32::MAX),
+                entry.unchanged,
+                entry.digest.map(|d| d.as_slice()),
+                summary,
+                entry.rule_ids.as_deref(),
+                entry.timings,
+                source.worker,
+                tx.now(),
+                source.engine,
+                failure.map(|f| f.reason.as_str()),
+                failure.map(|f| f.detail.replace('\0', "\u{fffd}")),
+                failure.and_then(|f| f.rule.as_deref()),
+                $($value),*
+            )
+            .execute(tx.connection())
+        };
+    }
+    let Some(host) = &entry.host else {
+        closed!("").await?;
+        return Ok(());
+    };
+    closed!(
+        ", moved as (
+           update host_state
+           set full_seq = $7, applied_number = $3, full_number = $3, full_scan_id = $1, full_at = $21, full_digest = $16, pass = $8,
+               fail = $9, skipped = $10, error = $11, critical_failing = $12, compliance_state = $13, platform = $26,
+               capabilities = $27
+           where host_id = $2
          ),
-         closed as (
-           delete from open_scan where host_id = $2 and scan_id = $1
-         )
-         update scan
-         set state = case when $5 = 'failed' then 'failed' else 'completed' end, superseded = $5 = 'superseded',
-             finished_at = $21, worker = coalesce($20, worker), engine = coalesce($22, engine),
-             failure_reason = $23, failure_detail = left($24, 1024), failure_rule = $25
-         where id = $1",
-        open.scan.0,
-        open.host.0,
-        open.number,
-        number(source.attempt),
-        entry.outcome,
-        open.selection.is_full(),
-        entry.full_seq.unwrap_or(open.full_seq),
-        number(entry.counts.pass),
-        number(entry.counts.fail),
-        number(entry.counts.skipped),
-        number(entry.counts.error),
-        number(entry.critical_failing),
-        entry.state.map(ComplianceState::as_str),
-        i32::try_from(entry.changes).unwrap_or(i32::MAX),
-        entry.unchanged,
-        entry.digest.map(|d| d.as_slice()),
-        summary,
-        entry.rule_ids.as_deref(),
-        entry.timings,
-        source.worker,
-        tx.now(),
-        source.engine,
-        failure.map(|f| f.reason.as_str()),
-        failure.map(|f| f.detail.replace('\0', "\u{fffd}")),
-        failure.and_then(|f| f.rule.as_deref()),
+         recovered as (
+           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $21
+           where host_id = $2 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+         )",
+        serde_json::json!(host.platform),
+        serde_json::json!(host.capabilities)
     )
-    .execute(tx.connection())
     .await?;
     Ok(())
 }

@@ -280,7 +280,7 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
         capabilities: &capabilities,
         timings: &[],
     };
-    let comparison = apply::compare(apply::known(&mut tx, &open).await.unwrap(), true, &findings);
+    let comparison = apply::compare(&apply::known(&mut tx, &open).await.unwrap(), true, &findings);
     let changes = super::changes(&comparison, &findings);
     let refused = apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
     assert_eq!(refused.reason(), "fk_violation", "{refused}");

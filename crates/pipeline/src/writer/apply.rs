@@ -74,8 +74,8 @@ pub(super) async fn result(
             return refuse::unacceptable(writer, message, head, rules, why.reason(), &failure).await;
         }
     };
-    let sound = Sound { digest, found: Found::of(&findings), findings };
-    completed(writer, message, tx, out, &open, head, &sound, known).await
+    let sound = Sound { digest, found: Found::of(&findings), findings, known };
+    completed(writer, message, tx, out, &open, head, &sound).await
 }
 
 /// Holds the scan and its host, and what is known of the host when that will be asked.
@@ -165,11 +165,12 @@ fn source_of(result: &ScanResult) -> Source {
     }
 }
 
-/// What a completed scan found, all of which can be stored.
+/// What a completed scan found, all of which can be stored, and what is known of its host.
 struct Sound {
     digest: [u8; 32],
     found: Found,
     findings: Vec<Finding>,
+    known: Vec<Known>,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -199,10 +200,6 @@ async fn failed(
 }
 
 /// What the database refuses for good ends the scan as well.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "what one result is ended with; a struct would be made here and taken apart there"
-)]
 async fn completed(
     writer: &Writer,
     message: &Message,
@@ -211,9 +208,8 @@ async fn completed(
     open: &OpenScan,
     result: &ScanResult,
     sound: &Sound,
-    known: Vec<Known>,
 ) -> Result<(), Trouble> {
-    match conclude(writer, tx, out, open, result, sound, known).await {
+    match conclude(writer, tx, out, open, result, sound).await {
         Err(Trouble::Store(error)) if !error.is_transient() => {
             let (reason, detail) = (FailureReason::InvalidResult, error.to_string());
             let failure = Failure { reason, detail, rule: error.rule().map(str::to_owned) };
@@ -231,7 +227,6 @@ async fn conclude(
     open: &OpenScan,
     result: &ScanResult,
     sound: &Sound,
-    known: Vec<Known>,
 ) -> Result<(), Trouble> {
     let (found, source) = (sound.found, source_of(result));
     let score = Score::of(found.counts);
@@ -251,7 +246,7 @@ async fn conclude(
     let state = policy.bands.classify(score, found.critical_failing > 0, open.host_state);
     let Verdict::Completed(measured) = &result.verdict else { return Ok(()) };
     let findings = &sound.findings;
-    let comparison = apply::compare(known, open.selection.is_full(), findings);
+    let comparison = apply::compare(&sound.known, open.selection.is_full(), findings);
     let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
     let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
     let summary = summarise(score, &changes, comparison.dropped.len() as u32, measured.low_confidence());

@@ -76,8 +76,8 @@ pub async fn known(tx: &mut Tx<'_>, open: &OpenScan) -> Result<Vec<Known>, Store
 
 /// Compares the findings of a `full` scan, or of a filtered one, with what is known, by the digests of what is stored of each
 /// rule. Called by the writer.
-pub fn compare(known: Vec<Known>, full: bool, findings: &[Finding]) -> Comparison {
-    let mut known: HashMap<String, Known> = known.into_iter().map(|it| (it.rule_id.clone(), it)).collect();
+pub fn compare(known: &[Known], full: bool, findings: &[Finding]) -> Comparison {
+    let mut known: HashMap<&str, &Known> = known.iter().map(|it| (it.rule_id.as_str(), it)).collect();
     let mut comparison = Comparison::default();
     for (index, finding) in findings.iter().enumerate() {
         let Some(prior) = known.remove(finding.rule()) else {
@@ -93,7 +93,8 @@ pub fn compare(known: Vec<Known>, full: bool, findings: &[Finding]) -> Compariso
         }
     }
     if full {
-        comparison.dropped = known.into_values().filter(Known::is_present).map(|it| it.rule_id).collect();
+        let dropped = known.into_values().filter(|it| it.is_present());
+        comparison.dropped = dropped.map(|it| it.rule_id.clone()).collect();
         comparison.dropped.sort();
     }
     comparison
@@ -145,7 +146,7 @@ mod tests {
         let now = findings(&["back", "moved", "new", "same", "seen"]);
         let prior = Some(RuleState { status: Status::Pass, severity: Some(Severity::High) });
         let difference = |index, prior, returned, differs| Difference { index, prior, returned, differs };
-        let full = compare(known.clone(), true, &now);
+        let full = compare(&known, true, &now);
         let back = difference(0, prior, true, false);
         let moved = difference(1, prior, false, true);
         let new = difference(2, None, false, true);
@@ -155,11 +156,11 @@ mod tests {
         assert_eq!(full.dropped, ["left", "out"]);
         assert!(!full.is_silent());
         // A filtered scan ends no gap, and nothing drops out of it; it counts a check on each of its rules.
-        let filtered = compare(known, false, &now);
+        let filtered = compare(&known, false, &now);
         let same = difference(3, prior, false, false);
         assert_eq!(filtered.differences, [difference(0, prior, false, false), moved, new, same, seen]);
         assert_eq!(filtered.dropped, Vec::<String>::new());
         let as_before: Vec<_> = before.iter().map(stored).collect();
-        assert!(compare(as_before, true, &before).is_silent());
+        assert!(compare(&as_before, true, &before).is_silent());
     }
 }

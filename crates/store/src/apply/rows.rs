@@ -109,6 +109,9 @@ pub(super) async fn add_rules(tx: &mut Tx<'_>, open: &OpenScan, rules: &Rules<'_
     Ok(())
 }
 
+/// Up to so many rules of a host are looked up one by one; for more, all that it has are read.
+const FEW: usize = 50;
+
 /// Writes rules that the host has and that differ, whatever differs of them.
 pub(super) async fn move_rules(
     tx: &mut Tx<'_>,
@@ -120,49 +123,57 @@ pub(super) async fn move_rules(
     }
     let full = open.selection.is_full();
     let filtered = (!full).then_some(open);
-    sqlx::query!(
-        "update rule_state r set
-           status = n.status,
-           severity = n.severity,
-           skip_reason = n.skip_reason,
-           framework_refs = n.framework_refs::jsonb,
-           evidence_hash = n.evidence_hash,
-           digest = n.digest,
-           last_changed_at = case
-             when r.status <> n.status or r.severity is distinct from n.severity then $9 else r.last_changed_at end,
-           first_seq = coalesce(r.first_seq, $10),
-           -- Back in a full scan: what it counted before it dropped out is folded, and it counts from here.
-           checks_before = r.checks_before + case
-             when $10::bigint is not null and r.gone_after is not null then r.gone_after - r.present_since + 1 else 0 end,
-           present_since = case
-             when $10 is not null and r.gone_after is not null then $10 else coalesce(r.present_since, $10) end,
-           gone_after = case when $10 is null then r.gone_after end,
-           gone_number = case when $10 is null then r.gone_number end,
-           gone_scan_id = case when $10 is null then r.gone_scan_id end,
-           gone_at = case when $10 is null then r.gone_at end,
-           filtered_checks = r.filtered_checks + case when $10 is null then 1 else 0 end,
-           filtered_number = coalesce($11, r.filtered_number),
-           filtered_scan = coalesce($12, r.filtered_scan),
-           filtered_at = coalesce($13, r.filtered_at)
-         from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
-           as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
-         where r.host_id = $1 and r.rule_id = n.rule_id",
-        open.host.0,
-        &rules.ids as &[&str],
-        &rules.statuses as &[&str],
-        &rules.severities as &[Option<&str>],
-        &rules.reasons as &[Option<Cow<'_, str>>],
-        &rules.references,
-        &rules.evidence as &[&[u8]],
-        &rules.digests as &[&[u8]],
-        tx.now(),
-        full.then_some(open.full_seq + 1),
-        filtered.map(|o| o.number),
-        filtered.map(|o| o.scan.0),
-        filtered.map(|_| tx.now()),
-    )
-    .execute(tx.connection())
-    .await?;
+    macro_rules! moved {
+        ($few:tt) => {
+            sqlx::query!(
+                "update rule_state r set
+                   status = n.status,
+                   severity = n.severity,
+                   skip_reason = n.skip_reason,
+                   framework_refs = n.framework_refs::jsonb,
+                   evidence_hash = n.evidence_hash,
+                   digest = n.digest,
+                   last_changed_at = case
+                     when r.status <> n.status or r.severity is distinct from n.severity then $9 else r.last_changed_at end,
+                   first_seq = coalesce(r.first_seq, $10),
+                   -- Back in a full scan: what it counted before it dropped out is folded, and it counts from here.
+                   checks_before = r.checks_before + case
+                     when $10::bigint is not null and r.gone_after is not null then r.gone_after - r.present_since + 1 else 0 end,
+                   present_since = case
+                     when $10 is not null and r.gone_after is not null then $10 else coalesce(r.present_since, $10) end,
+                   gone_after = case when $10 is null then r.gone_after end,
+                   gone_number = case when $10 is null then r.gone_number end,
+                   gone_scan_id = case when $10 is null then r.gone_scan_id end,
+                   gone_at = case when $10 is null then r.gone_at end,
+                   filtered_checks = r.filtered_checks + case when $10 is null then 1 else 0 end,
+                   filtered_number = coalesce($11, r.filtered_number),
+                   filtered_scan = coalesce($12, r.filtered_scan),
+                   filtered_at = coalesce($13, r.filtered_at)
+                 from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+                   as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
+                 where r.host_id = $1 and r.rule_id = n.rule_id" + $few,
+                open.host.0,
+                &rules.ids as &[&str],
+                &rules.statuses as &[&str],
+                &rules.severities as &[Option<&str>],
+                &rules.reasons as &[Option<Cow<'_, str>>],
+                &rules.references,
+                &rules.evidence as &[&[u8]],
+                &rules.digests as &[&[u8]],
+                tx.now(),
+                full.then_some(open.full_seq + 1),
+                filtered.map(|o| o.number),
+                filtered.map(|o| o.scan.0),
+                filtered.map(|_| tx.now()),
+            )
+            .execute(tx.connection())
+        };
+    }
+    if rules.ids.len() <= FEW {
+        moved!(" and r.rule_id = any($2)").await?;
+    } else {
+        moved!("").await?;
+    }
     Ok(())
 }
 

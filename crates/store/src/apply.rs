@@ -64,20 +64,20 @@ pub async fn write(
     let [known, new] = [known, new].map(|all| all.into_iter().map(|(_, f)| f).collect::<Vec<_>>());
     // While the server works, the next statement is put together.
     let moment = **tx;
-    let (ended, bodies) = join!(
+    let (ended, made) = join!(
         ledger(tx, open, done, changes.len(), comparison.is_silent(), filtered),
-        ready(|| Bodies::of(known.iter().chain(&new).copied())),
+        ready(|| {
+            let bodies = Bodies::of(known.iter().chain(&new).copied())?;
+            let revised = Rules::of(&revised(findings, comparison, changes));
+            Ok::<_, StoreError>((bodies, Rules::of(&known), Log::of(&moment, findings, changes)?, revised))
+        }),
     );
     ended?;
-    let bodies = bodies?;
-    let (stored, (new, known)) =
-        join!(rows::store_evidence(tx, &bodies), ready(|| (Rules::of(&new), Rules::of(&known))));
-    stored?;
-    let (added, log) = join!(rows::add_rules(tx, open, &new), ready(|| Log::of(&moment, findings, changes)));
-    added?;
-    rows::move_rules(tx, open, &known).await?;
-    rows::append_transactions(tx, open, &log?).await?;
-    rows::append_revisions(tx, open, &revised(findings, comparison, changes)).await?;
+    let (bodies, known, log, revised) = made?;
+    let (moved, new) =
+        join!(rows::move_rules(tx, open, &bodies, &known, &log, &revised), ready(|| Rules::of(&new)));
+    moved?;
+    rows::add_rules(tx, open, &new).await?;
     if open.selection.is_full() {
         let returned: Vec<String> = comparison
             .differences

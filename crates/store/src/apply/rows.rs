@@ -1,5 +1,5 @@
-//! The rows that a result writes: set-based, one statement per table. What a statement is given is put together apart from
-//! it, so that this can be done while the server works on the one before.
+//! The rows that a result writes, set-based. What a statement is given is put together apart from it, so that this can be done
+//! while the server works on the one before.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -28,25 +28,6 @@ impl<'a> Bodies<'a> {
             hashes: by_hash.into_keys().collect(),
         })
     }
-}
-
-/// Whether a body is known is asked in a way that no plan can answer by reading the whole table: plans are kept, and the first
-/// ones are made while there is nothing in it.
-pub(super) async fn store_evidence(tx: &mut Tx<'_>, new: &Bodies<'_>) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into evidence (hash, body, bytes)
-         select e.hash, e.body::jsonb, e.bytes
-         from unnest($1::bytea[], $2::text[], $3::int[]) with ordinality as e (hash, body, bytes, place)
-         where (select true from evidence known where known.hash = e.hash) is null
-         order by e.place
-         on conflict (hash) do nothing",
-        &new.hashes as &[&[u8]],
-        &new.bodies,
-        &new.bytes,
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(())
 }
 
 /// What is stored of findings, a list for each column.
@@ -109,74 +90,6 @@ pub(super) async fn add_rules(tx: &mut Tx<'_>, open: &OpenScan, rules: &Rules<'_
     Ok(())
 }
 
-/// Up to so many rules of a host are looked up one by one; for more, all that it has are read.
-const FEW: usize = 50;
-
-/// Writes rules that the host has and that differ, whatever differs of them.
-pub(super) async fn move_rules(
-    tx: &mut Tx<'_>,
-    open: &OpenScan,
-    rules: &Rules<'_>,
-) -> Result<(), StoreError> {
-    if rules.ids.is_empty() {
-        return Ok(());
-    }
-    let full = open.selection.is_full();
-    let filtered = (!full).then_some(open);
-    macro_rules! moved {
-        ($few:tt) => {
-            sqlx::query!(
-                "update rule_state r set
-                   status = n.status,
-                   severity = n.severity,
-                   skip_reason = n.skip_reason,
-                   framework_refs = n.framework_refs::jsonb,
-                   evidence_hash = n.evidence_hash,
-                   digest = n.digest,
-                   last_changed_at = case
-                     when r.status <> n.status or r.severity is distinct from n.severity then $9 else r.last_changed_at end,
-                   first_seq = coalesce(r.first_seq, $10),
-                   -- Back in a full scan: what it counted before it dropped out is folded, and it counts from here.
-                   checks_before = r.checks_before + case
-                     when $10::bigint is not null and r.gone_after is not null then r.gone_after - r.present_since + 1 else 0 end,
-                   present_since = case
-                     when $10 is not null and r.gone_after is not null then $10 else coalesce(r.present_since, $10) end,
-                   gone_after = case when $10 is null then r.gone_after end,
-                   gone_number = case when $10 is null then r.gone_number end,
-                   gone_scan_id = case when $10 is null then r.gone_scan_id end,
-                   gone_at = case when $10 is null then r.gone_at end,
-                   filtered_checks = r.filtered_checks + case when $10 is null then 1 else 0 end,
-                   filtered_number = coalesce($11, r.filtered_number),
-                   filtered_scan = coalesce($12, r.filtered_scan),
-                   filtered_at = coalesce($13, r.filtered_at)
-                 from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
-                   as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
-                 where r.host_id = $1 and r.rule_id = n.rule_id" + $few,
-                open.host.0,
-                &rules.ids as &[&str],
-                &rules.statuses as &[&str],
-                &rules.severities as &[Option<&str>],
-                &rules.reasons as &[Option<Cow<'_, str>>],
-                &rules.references,
-                &rules.evidence as &[&[u8]],
-                &rules.digests as &[&[u8]],
-                tx.now(),
-                full.then_some(open.full_seq + 1),
-                filtered.map(|o| o.number),
-                filtered.map(|o| o.scan.0),
-                filtered.map(|_| tx.now()),
-            )
-            .execute(tx.connection())
-        };
-    }
-    if rules.ids.len() <= FEW {
-        moved!(" and r.rule_id = any($2)").await?;
-    } else {
-        moved!("").await?;
-    }
-    Ok(())
-}
-
 /// What the model made of the differences, a list for each column.
 pub(super) struct Log<'a> {
     ids: Vec<Uuid>,
@@ -221,70 +134,123 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Appends what the model made of the differences to the log.
-pub(super) async fn append_transactions(
-    tx: &mut Tx<'_>,
-    open: &OpenScan,
-    log: &Log<'_>,
-) -> Result<(), StoreError> {
-    if log.ids.is_empty() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "insert into transactions (id, host_id, rule_id, scan_id, host_number, change_kind, status, severity, prior_status,
-           prior_severity, skip_reason, framework_refs, evidence_hash, occurred_at)
-         select c.id, $1, c.rule_id, $2, $3, c.kind, c.status, c.severity, c.prior_status, c.prior_severity,
-           c.skip_reason, c.framework_refs::jsonb, c.evidence_hash, $4
-         from unnest($5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-           $13::text[], $14::bytea[])
-           as c (id, rule_id, kind, status, severity, prior_status, prior_severity, skip_reason, framework_refs, evidence_hash)",
-        open.host.0,
-        open.scan.0,
-        open.number,
-        tx.now(),
-        &log.ids,
-        &log.rules as &[&str],
-        &log.kinds as &[&str],
-        &log.statuses as &[&str],
-        &log.severities as &[Option<&str>],
-        &log.prior_statuses as &[Option<&str>],
-        &log.prior_severities as &[Option<&str>],
-        &log.reasons as &[Option<Cow<'_, str>>],
-        &log.references,
-        &log.evidence as &[&[u8]],
-    )
-    .execute(tx.connection())
-    .await?;
-    Ok(())
-}
+/// Up to so many rules of a host are looked up one by one; for more, all that it has are read.
+const FEW: usize = 50;
 
-/// Appends what moved under the same verdict, so that a look back finds the evidence of its moment.
-pub(super) async fn append_revisions(
+/// Stores the evidence of everything that differs, writes rules that the host has and that differ (whatever differs of them),
+/// and appends to the log what the model made of the differences, and what moved under the same verdict, so that a look back
+/// finds the evidence of its moment. One statement: each of its own would be one more wait for the server.
+///
+/// Whether a body is known is asked in a way that no plan can answer by reading the whole table: plans are kept, and the first
+/// ones are made while there is nothing in it.
+pub(super) async fn move_rules(
     tx: &mut Tx<'_>,
     open: &OpenScan,
-    findings: &[&Finding],
+    bodies: &Bodies<'_>,
+    rules: &Rules<'_>,
+    log: &Log<'_>,
+    revised: &Rules<'_>,
 ) -> Result<(), StoreError> {
-    if findings.is_empty() {
+    if bodies.hashes.is_empty() {
         return Ok(());
     }
-    let rules: Vec<&str> = findings.iter().map(|f| f.rule()).collect();
-    let reasons: Vec<Option<Cow<'_, str>>> = findings.iter().map(|f| f.skip_reason()).collect();
-    let refs: Vec<String> = findings.iter().map(|f| f.framework_refs()).collect();
-    let hashes: Vec<&[u8]> = findings.iter().map(|f| f.evidence_hash.as_slice()).collect();
-    sqlx::query!(
-        "insert into rule_revision (host_id, rule_id, host_number, skip_reason, framework_refs, evidence_hash)
-         select $1, n.rule_id, $2, n.skip_reason, n.framework_refs::jsonb, n.evidence_hash
-         from unnest($3::text[], $4::text[], $5::text[], $6::bytea[])
-           as n (rule_id, skip_reason, framework_refs, evidence_hash)",
-        open.host.0,
-        open.number,
-        &rules as &[&str],
-        &reasons as &[Option<Cow<'_, str>>],
-        &refs,
-        &hashes as &[&[u8]],
-    )
-    .execute(tx.connection())
-    .await?;
+    let full = open.selection.is_full();
+    let filtered = (!full).then_some(open);
+    macro_rules! moved {
+        ($few:tt) => {
+            sqlx::query!(
+                "with stored as (
+                   insert into evidence (hash, body, bytes)
+                   select e.hash, e.body::jsonb, e.bytes
+                   from unnest($14::bytea[], $15::text[], $16::int[]) with ordinality as e (hash, body, bytes, place)
+                   where (select true from evidence known where known.hash = e.hash) is null
+                   order by e.place
+                   on conflict (hash) do nothing
+                 ),
+                 logged as (
+                   insert into transactions (id, host_id, rule_id, scan_id, host_number, change_kind, status, severity,
+                     prior_status, prior_severity, skip_reason, framework_refs, evidence_hash, occurred_at)
+                   select c.id, $1, c.rule_id, $17, $18, c.kind, c.status, c.severity, c.prior_status, c.prior_severity,
+                     c.skip_reason, c.framework_refs::jsonb, c.evidence_hash, $9
+                   from unnest($19::uuid[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::text[],
+                     $26::text[], $27::text[], $28::bytea[])
+                     as c (id, rule_id, kind, status, severity, prior_status, prior_severity, skip_reason, framework_refs,
+                       evidence_hash)
+                 ),
+                 revised as (
+                   insert into rule_revision (host_id, rule_id, host_number, skip_reason, framework_refs, evidence_hash)
+                   select $1, n.rule_id, $18, n.skip_reason, n.framework_refs::jsonb, n.evidence_hash
+                   from unnest($29::text[], $30::text[], $31::text[], $32::bytea[])
+                     as n (rule_id, skip_reason, framework_refs, evidence_hash)
+                 )
+                 update rule_state r set
+                   status = n.status,
+                   severity = n.severity,
+                   skip_reason = n.skip_reason,
+                   framework_refs = n.framework_refs::jsonb,
+                   evidence_hash = n.evidence_hash,
+                   digest = n.digest,
+                   last_changed_at = case
+                     when r.status <> n.status or r.severity is distinct from n.severity then $9 else r.last_changed_at end,
+                   first_seq = coalesce(r.first_seq, $10),
+                   -- Back in a full scan: what it counted before it dropped out is folded, and it counts from here.
+                   checks_before = r.checks_before + case
+                     when $10::bigint is not null and r.gone_after is not null then r.gone_after - r.present_since + 1 else 0 end,
+                   present_since = case
+                     when $10 is not null and r.gone_after is not null then $10 else coalesce(r.present_since, $10) end,
+                   gone_after = case when $10 is null then r.gone_after end,
+                   gone_number = case when $10 is null then r.gone_number end,
+                   gone_scan_id = case when $10 is null then r.gone_scan_id end,
+                   gone_at = case when $10 is null then r.gone_at end,
+                   filtered_checks = r.filtered_checks + case when $10 is null then 1 else 0 end,
+                   filtered_number = coalesce($11, r.filtered_number),
+                   filtered_scan = coalesce($12, r.filtered_scan),
+                   filtered_at = coalesce($13, r.filtered_at)
+                 from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+                   as n (rule_id, status, severity, skip_reason, framework_refs, evidence_hash, digest)
+                 where r.host_id = $1 and r.rule_id = n.rule_id"
+                    + $few,
+                open.host.0,
+                &rules.ids as &[&str],
+                &rules.statuses as &[&str],
+                &rules.severities as &[Option<&str>],
+                &rules.reasons as &[Option<Cow<'_, str>>],
+                &rules.references,
+                &rules.evidence as &[&[u8]],
+                &rules.digests as &[&[u8]],
+                tx.now(),
+                full.then_some(open.full_seq + 1),
+                filtered.map(|o| o.number),
+                filtered.map(|o| o.scan.0),
+                filtered.map(|_| tx.now()),
+                &bodies.hashes as &[&[u8]],
+                &bodies.bodies,
+                &bodies.bytes,
+                open.scan.0,
+                open.number,
+                &log.ids,
+                &log.rules as &[&str],
+                &log.kinds as &[&str],
+                &log.statuses as &[&str],
+                &log.severities as &[Option<&str>],
+                &log.prior_statuses as &[Option<&str>],
+                &log.prior_severities as &[Option<&str>],
+                &log.reasons as &[Option<Cow<'_, str>>],
+                &log.references,
+                &log.evidence as &[&[u8]],
+                &revised.ids as &[&str],
+                &revised.reasons as &[Option<Cow<'_, str>>],
+                &revised.references,
+                &revised.evidence as &[&[u8]],
+            )
+            .execute(tx.connection())
+        };
+    }
+    if rules.ids.len() <= FEW {
+        moved!(" and r.rule_id = any($2)").await?;
+    } else {
+        moved!("").await?;
+    }
     Ok(())
 }
 

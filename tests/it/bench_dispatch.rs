@@ -34,8 +34,8 @@ fn report(what: &str, times: i64, took: Duration) -> f64 {
     rate
 }
 
-/// Claims and inserts as the scheduler does, a hundred at a time of one half of the hosts, each hundred committed; nothing
-/// is told to anybody.
+/// Claims and inserts as the scheduler does, a hundred at a time of one half of the hosts, each hundred committed, with the
+/// rows of the log and of the jobs; nothing is signed and nothing sent.
 const BARE: &str = "
   with claimed as (
     select s.host_id, s.compliance_state from host_compliance_schedule s
@@ -62,6 +62,17 @@ const BARE: &str = "
     select o.scan_id, o.host_id, n.last_number, 'scheduled', 'scheduled', 'scheduler', '*', '1.0.0', 'c0', now()
     from opened o join numbered n on n.id = o.host_id
   ),
+  logged as (
+    insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id, detail, occurred_at)
+    select gen_random_uuid(), action, 'info', 'system', 'bare', o.host_id, o.scan_id::text,
+      jsonb_build_object('scan_id', o.scan_id, 'text', repeat('x', 200)), now()
+    from opened o, unnest(array['scan.queued', 'scheduler.schedule.updated']) action
+  ),
+  told as (
+    insert into outbox (sender, message_id, subject, headers, payload, created_at)
+    select 'bare', o.scan_id::text, 'ow.v1.job.scheduled.' || o.host_id, '{}', decode(repeat('00', 1200), 'hex'), now()
+    from opened o
+  ),
   moved as (
     update host_compliance_schedule s
     set next_scheduled_scan = now() + interval '1 hour', claim_order = claim_order(s.compliance_state, now() + interval '1 hour'),
@@ -77,9 +88,9 @@ async fn bare(fleet: &Fleet, many: i64) -> f64 {
     let (mut even, mut odd) = (fleet.db().await, fleet.db().await);
     let since = Instant::now();
     tokio::join!(claim_all(&mut even, 0), claim_all(&mut odd, 1));
-    let rate = report("PostgreSQL: claim and insert, nothing else", many, since.elapsed());
+    let rate = report("PostgreSQL: claim and insert, the same rows", many, since.elapsed());
     assert_eq!(count(&mut db, "select count(*) from scan").await, many);
-    execute(&mut db, "delete from open_scan; delete from scan; delete from host").await;
+    execute(&mut db, "delete from outbox; delete from open_scan; delete from scan; delete from host").await;
     execute(&mut db, "vacuum full").await;
     rate
 }

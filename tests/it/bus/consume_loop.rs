@@ -217,7 +217,7 @@ async fn the_beat_keeps_a_long_handler_alive_and_its_silence_does_not() {
     let nats = Nats::with_topology().await;
     set_ack_wait(&nats, Consumer::WRITER, Duration::from_secs(1)).await;
     let (admin, writer) = (nats.bus(User::Admin).await, nats.bus(User::Writer).await);
-    for (beat, deliveries) in [(Duration::from_millis(250), 1), (Duration::from_secs(3600), 2)] {
+    for (beat, silent) in [(Duration::from_millis(250), false), (Duration::from_secs(3600), true)] {
         let seen = Seen::default();
         let noted = seen.clone();
         let mut options = options(2);
@@ -230,13 +230,14 @@ async fn the_beat_keeps_a_long_handler_alive_and_its_silence_does_not() {
                 Next::Done
             }
         });
-        let name = format!("b{deliveries}");
+        let name = format!("b{silent}");
         admin.publish(&message(&format!("ow.v1.result.final.h.{name}"), &name)).await.unwrap();
         eventually("it was seen", || async { (!seen.lock().await.is_empty()).then_some(()) }).await;
         settled(&admin, Consumer::WRITER).await;
         running.stop().await.unwrap();
-        let most = seen.lock().await.iter().map(|(_, n)| *n).max();
-        assert_eq!(most, Some(deliveries), "beat {beat:?}: {seen:?}");
+        // Once its ack wait is over the message waits for the next pull, which may overtake the ack: it comes once more then.
+        let most = seen.lock().await.iter().map(|(_, n)| *n).max().unwrap_or_default();
+        assert_eq!(most > 1, silent, "beat {beat:?}: {seen:?}");
     }
 }
 

@@ -401,6 +401,7 @@ pub(crate) async fn close(
             .execute(tx.connection())
         };
     }
+    // A statement of its own: the caretaker, who ends scans too, may not write what the other one does.
     let Some(host) = &entry.host else {
         closed!("").await?;
         return Ok(());

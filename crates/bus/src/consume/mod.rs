@@ -101,7 +101,7 @@ pub struct Options {
     /// Ticks with every round of the loop.
     pub pulse: Pulse,
     /// Acks are sent again until the server says that it heard them. An ack that is lost brings its message again: most
-    /// stages look once whether they know it, which costs less than asking about every ack.
+    /// stages find that they know it, which costs less than asking about every ack.
     pub confirm: bool,
 }
 

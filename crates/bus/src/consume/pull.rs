@@ -1,9 +1,8 @@
 //! How many messages to ask for, of which lane. Pure: time comes in, requests go out.
 //!
 //! The rule is that every message asked for has a free slot waiting for it, so nothing ages in a buffer while its ack
-//! wait runs. With two lanes the first is always asked first (a question that does not wait, unless one that does is
-//! waiting there), and one slot is kept for it; what it leaves goes to the second lane for a short while, then it is asked
-//! again.
+//! wait runs. With two lanes the first is always asked first (a question that does not wait), and one slot is kept for
+//! it; what it leaves goes to the second lane for a short while, then it is asked again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,9 +77,7 @@ impl Pulls {
             self.ask(0, self.free(), Some(EXPIRES), now, &mut requests);
             return requests;
         }
-        // A pull that waits there is answer enough: had there been anything, it would have it.
-        let waiting = self.open.values().any(|pull| pull.lane == 0 && !pull.probe);
-        if !self.first_is_empty && !waiting {
+        if !self.first_is_empty {
             let probing = self.open.values().any(|pull| pull.probe);
             if !probing {
                 self.ask(0, self.free(), None, now, &mut requests);
@@ -231,9 +228,6 @@ mod tests {
         assert_eq!(asked(&probe), [(0, 1, true)]);
         pulls.ended(probe[0].id);
         assert_eq!(asked(&pulls.plan(now)), [(0, 1, false)]);
-        // That pull waits, so nobody asks whether the first lane is empty when a slot of the second is free.
-        pulls.finished(1);
-        assert_eq!(asked(&pulls.plan(now)), [(1, 1, false)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -290,7 +290,7 @@ where
         while let Some(ended) = self.tasks.join_next_with_id().await {
             let _ = self.finished(ended).await;
         }
-        // What was said last must reach the server even if the process ends now.
+        // What was said last is on its way even if the process ends now; an ack that is lost brings its message again.
         let _ = tokio::time::timeout(Duration::from_secs(2), client.flush()).await;
     }
 }

@@ -1,4 +1,4 @@
-//! How scans end: whoever inserts the ledger's row has ended the scan. Every way of ending goes through `close` here, but
+//! How scans end: its own row says whether it has, and the ledger's row comes in the same statement. Every way of ending goes through `close` here, but
 //! for the one that happens all day, [`crate::apply::unchanged()`].
 
 use std::collections::BTreeMap;

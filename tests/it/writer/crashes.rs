@@ -42,7 +42,7 @@ const POINTS: &[(&str, &str, Die)] = &[
         Die::At { lock: "lock table transactions in share mode", statement: "insert into transactions" },
     ),
     (
-        "between transactions and the host's row",
+        "at the host's row, which moves with the ledger's",
         "writer",
         Die::At { lock: "lock table host_state in share mode", statement: "update host_state" },
     ),

@@ -1,9 +1,11 @@
 //! What the loop and the publisher do while the world breaks.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use openwatch_bus::consume::Consumer;
 use openwatch_bus::{BusOptions, User};
+use openwatch_tests::{Lossy, eventually_within};
 
 use super::*;
 
@@ -123,6 +125,74 @@ async fn a_process_that_dies_leaves_its_message_to_another() {
     settled(&admin, Consumer::WRITER).await;
     running.stop().await.unwrap();
     first.task.abort();
+}
+
+/// A writer's connection on which the first message that `is` picks is lost.
+async fn losing_one(
+    nats: &Nats,
+    is: impl Fn(&str, &[u8]) -> bool + Send + Sync + 'static,
+) -> (Lossy, Arc<AtomicUsize>, Bus) {
+    let lost = Arc::new(AtomicUsize::new(0));
+    let count = lost.clone();
+    let wire = Lossy::to(nats.port(), move |subject, payload| {
+        is(subject, payload) && count.fetch_add(1, Ordering::SeqCst) == 0
+    })
+    .await;
+    let options = BusOptions::new([wire.url()], User::Writer).seed(nats.seed(User::Writer).to_owned().into());
+    (wire, lost, Bus::connect(options).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_ack_brings_its_message_again_unless_it_is_confirmed() {
+    for confirmed in [false, true] {
+        let nats = Nats::with_topology().await;
+        set_ack_wait(&nats, Consumer::WRITER, Duration::from_secs(2)).await;
+        let admin = nats.bus(User::Admin).await;
+        let (_wire, said, writer) = losing_one(&nats, |_, payload| payload == b"+ACK").await;
+        let (seen, mut options) = (Seen::default(), Options::new("writer", Consumer::WRITER, 1));
+        options.confirm = confirmed;
+        let running = Loop::start(&writer, options, collector(&seen));
+        results(&admin, 1).await;
+        // Lost once; said again, either for the same delivery or for the next.
+        let twice = || async { (said.load(Ordering::SeqCst) == 2).then_some(()) };
+        eventually_within(Duration::from_secs(30), "a second ack", twice).await;
+        settled(&admin, Consumer::WRITER).await;
+        running.stop().await.unwrap();
+        let deliveries: Vec<_> = seen.lock().await.iter().map(|(_, nth)| *nth).collect();
+        assert_eq!(deliveries, if confirmed { vec![1] } else { vec![1, 2] }, "confirmed: {confirmed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loop_that_is_always_busy_notices_a_forgotten_pull() {
+    let nats = Nats::with_topology().await;
+    let admin = nats.bus(User::Admin).await;
+    // The first pull takes both slots; the second would fill the one that comes free first.
+    let pulls = AtomicUsize::new(0);
+    let second = move |subject: &str, _: &[u8]| {
+        subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.") && pulls.fetch_add(1, Ordering::SeqCst) == 1
+    };
+    let (_wire, lost, writer) = losing_one(&nats, second).await;
+    let (now, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (in_hand, over) = (now.clone(), done.clone());
+    results(&admin, 2000).await;
+    let running = Loop::start(&writer, Options::new("writer", Consumer::WRITER, 2), move |_| {
+        let (in_hand, over) = (in_hand.clone(), over.clone());
+        async move {
+            in_hand.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            in_hand.fetch_sub(1, Ordering::SeqCst);
+            over.fetch_add(1, Ordering::SeqCst);
+            Next::Done
+        }
+    });
+    let one_left =
+        || async { (lost.load(Ordering::SeqCst) == 1 && done.load(Ordering::SeqCst) > 10).then_some(()) };
+    eventually("a pull is lost", one_left).await;
+    let both = || async { (now.load(Ordering::SeqCst) == 2).then_some(()) };
+    eventually_within(Duration::from_secs(40), "both slots are used again", both).await;
+    assert!(admin.consumer_info("OW_RESULTS", "writer").await.unwrap().pending > 0, "never a quiet moment");
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

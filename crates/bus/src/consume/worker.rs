@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -21,7 +21,7 @@ use crate::{Bus, BusError};
 
 /// Pause after the server refused a pull: no consumer yet, no leader, too many waiting.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Longest pause between two rounds, so that the pulse beats and silent pulls are found.
+/// How often silent pulls are looked for, and how long a quiet loop's pulse may rest.
 const ROUND: Duration = Duration::from_millis(500);
 /// How long the last deliveries may take to arrive once we stopped listening.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -81,6 +81,8 @@ where
             })
         });
         let mut denied = futures::future::select_all(denied.collect::<Vec<_>>());
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ended = loop {
             self.options.pulse.tick();
             self.inboxes.retain(|(id, _)| self.pulls.is_open(*id));
@@ -88,6 +90,8 @@ where
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break Ok(()),
+                // Before the others: a loop that is always busy must notice a forgotten pull too.
+                _ = rounds.tick() => self.look_for_silence().await,
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     if let Err(error) = self.finished(ended).await {
                         break Err(error);
@@ -103,7 +107,6 @@ where
                     break Err(BusError::Denied { user: self.bus.user.as_str(), subject });
                 }
                 () = passed(&mut self.gate) => { self.gate = None; self.gate_passed = true; }
-                () = tokio::time::sleep(ROUND) => self.look_for_silence().await,
             }
         };
         self.stop().await;

@@ -164,7 +164,7 @@ async fn apply_result(
         capabilities: &capabilities,
         timings: &[],
     };
-    if let Some((moment, open)) = end::glance(writer, scan, host).await?
+    if let Some((moment, Ending::Open(open))) = end::glance(writer, scan, host).await?
         && open.found_before(&digest)
         && !open.is_superseded()
     {

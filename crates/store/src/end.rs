@@ -125,8 +125,8 @@ macro_rules! facts {
     };
 }
 
-/// Looks at a scan of a host without holding it; absent when it has ended, or is none. Called by the writer for every
-/// result: nearly all of them [`crate::apply::unchanged()`] can end by what was seen.
+/// Looks at a scan of a host without holding it. Called by the writer for every result: nearly all of them
+/// [`crate::apply::unchanged()`] can end by what was seen, and a replay has nothing left to do.
 ///
 /// # Errors
 /// The database is away.
@@ -134,13 +134,9 @@ pub async fn glance(
     store: &Store,
     scan: ScanId,
     host: HostId,
-) -> Result<Option<(Moment, Box<OpenScan>)>, StoreError> {
+) -> Result<Option<(Moment, Ending)>, StoreError> {
     let Some(row) = facts!(scan, "").fetch_optional(store.pool()).await? else { return Ok(None) };
-    let moment = Moment::at(row.now);
-    match row.ending(scan, Some(host))? {
-        Ending::Open(open) => Ok(Some((moment, open))),
-        Ending::Ended | Ending::OtherHost(_) | Ending::Unknown => Ok(None),
-    }
+    Ok(Some((Moment::at(row.now), row.ending(scan, Some(host))?)))
 }
 
 /// Begins a transaction in which a scan can be ended: [`open`], with a round trip less. Called by the writer for every

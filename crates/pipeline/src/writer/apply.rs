@@ -44,7 +44,7 @@ pub(super) async fn result(
     let open = match ending {
         Ending::Open(open) => *open,
         Ending::Ended => {
-            metrics::counter!("openwatch_results_replayed_total").increment(1);
+            replayed();
             return Ok(());
         }
         Ending::OtherHost(_) | Ending::Unknown => {
@@ -110,7 +110,8 @@ fn out(message: &Message, result: &ScanResult, open: &OpenScan) -> Out {
 }
 
 /// Applies what nearly every scan finds: nothing new. It is on record and nothing of it needs to be looked at, nor is
-/// anything held until the statement that ends the scan. Whether it was so.
+/// anything held until the statement that ends the scan. A replay of a scan that has ended is not looked at either. Whether
+/// nothing is left to do.
 async fn unchanged(
     writer: &Writer,
     message: &Message,
@@ -118,8 +119,14 @@ async fn unchanged(
     digest: &[u8; 32],
 ) -> Result<bool, Trouble> {
     let Verdict::Completed(measured) = &result.verdict else { return Ok(false) };
-    let Some((moment, open)) = end::glance(&writer.store, result.scan, result.host).await? else {
-        return Ok(false);
+    let (moment, open) = match end::glance(&writer.store, result.scan, result.host).await? {
+        Some((moment, Ending::Open(open))) => (moment, open),
+        Some((_, Ending::Ended)) => {
+            replayed();
+            return Ok(true);
+        }
+        // Whoever holds the scan finds out what is wrong.
+        Some((_, Ending::OtherHost(_) | Ending::Unknown)) | None => return Ok(false),
     };
     let keys = result.learned_key.is_some() || result.learned_jump_key.is_some();
     if !open.found_before(digest) || open.is_superseded() || keys {
@@ -149,6 +156,10 @@ async fn unchanged(
         Err(error) => return Err(error.into()),
     }
     Ok(true)
+}
+
+fn replayed() {
+    metrics::counter!("openwatch_results_replayed_total").increment(1);
 }
 
 fn applied(transactions: usize) {

@@ -63,6 +63,12 @@ impl Worker {
         self
     }
 
+    /// By another way to the bus than the straight one.
+    pub(super) fn through(mut self, nats: String) -> Self {
+        self.0[2] = nats;
+        self
+    }
+
     pub(super) fn args(&self) -> &[String] {
         &self.0
     }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use openwatch_tests::sshd::find;
 use openwatch_tests::stages::TOFU;
-use openwatch_tests::{Proxy, Stages, openwatch};
+use openwatch_tests::{Lossy, Proxy, Stages, openwatch};
 use rustix::process::{Pid, kill_process_group};
 
 use super::crew::{control, worker};
@@ -66,6 +66,40 @@ async fn a_worker_opens_no_file_for_writing() {
     let trace = std::fs::read_to_string(&trace).unwrap();
     assert!(trace.contains("executor.json"), "strace saw nothing of it:\n{trace}");
     assert!(writes(&trace).is_empty(), "{:#?}", writes(&trace));
+}
+
+/// Work that is dear to do again is acked until the bus has heard it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_ack_is_lost_says_it_again_and_scans_once() {
+    let stages = Stages::under(TOFU).await;
+    let sshd = Options::new().start();
+    stages.publish(&[("a-yes", "true")]).await;
+    let control = control(&stages).await;
+    let port = stages.world.nats.port();
+    let (acks, told) = tokio::sync::watch::channel(Vec::new());
+    let wire = Lossy::to(port, move |subject, payload| {
+        let job = payload == b"+ACK" && subject.starts_with("$JS.ACK.OW_JOBS.");
+        if job {
+            acks.send_modify(|all| all.push(subject.to_owned()));
+        }
+        job && acks.borrow().len() == 1
+    })
+    .await;
+    let _worker = worker(&stages, &control, "w1").through(wire.url()).start().await;
+    stages.target("web", &sshd).await;
+    let acks = eventually_within(Duration::from_secs(60), "a second ack", || async {
+        let acks = told.borrow().clone();
+        (acks.len() == 2).then_some(acks)
+    })
+    .await;
+    // The subject of an ack has the count of the delivery in it.
+    assert_eq!(acks[0], acks[1], "the same delivery, said again");
+    eventually("the job is gone", || async {
+        (stages.admin.stream_info("OW_JOBS").await.ok()?.messages == 0).then_some(())
+    })
+    .await;
+    assert_eq!(stages.number("select count(*) from scan_ledger").await, 1);
+    assert_eq!(stages.audited("credential.released").await, 1);
 }
 
 // @spec kensa-executor

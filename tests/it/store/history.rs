@@ -175,6 +175,31 @@ async fn the_view_equals_a_model_that_rewrites_every_row() {
     }
 }
 
+/// Few known rules are looked up one by one, many by reading all of the host's.
+#[tokio::test]
+async fn as_many_rules_as_move_at_once_end_the_same() {
+    let rig = Rig::new().await;
+    for rules in [50, 51, 200] {
+        let all = |status, says, refs| -> Vec<Option<Found>> {
+            vec![Some(Found { status, severity: Some(Severity::High), says, refs }); rules]
+        };
+        let half = all(Status::Skipped, 2, 1).into_iter().enumerate();
+        let half = half.map(|(n, found)| found.filter(|_| n % 2 == 0)).collect();
+        let steps = [
+            (true, all(Status::Pass, 0, 0)),
+            (true, all(Status::Fail, 1, 0)),
+            (false, all(Status::Pass, 0, 0)),
+            // The same verdicts, with other evidence behind them.
+            (true, all(Status::Pass, 2, 1)),
+            (true, half),
+            (false, all(Status::Error, 2, 0)),
+            (true, all(Status::Fail, 1, 1)),
+        ];
+        let host = rig.host(&format!("host-of-{rules}")).await;
+        check(&rig, host, &steps).await;
+    }
+}
+
 #[tokio::test]
 async fn a_rule_that_returns_keeps_its_count_and_its_gap() {
     let rig = Rig::new().await;

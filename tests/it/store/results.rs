@@ -297,6 +297,60 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     assert!(matches!(rig.apply(scan, host, &passing(20)).await, Ok(Applied::Done { .. })));
 }
 
+/// The same of rules that the host has: evidence, rules and log are one statement, after that of the ledger.
+#[tokio::test]
+async fn what_the_database_refuses_of_known_rules_leaves_nothing_behind() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    for (round, moved) in [3, 70].into_iter().enumerate() {
+        rig.scanned(host, &passing(100)).await;
+        let everything = "select md5(string_agg(all_rows, ',' order by all_rows)) = $1 from (
+            select r::text as all_rows from rule_state r union all select e::text from evidence e
+            union all select t::text from transactions t union all select l::text from scan_ledger l
+            union all select h::text from host_state h) as everything";
+        let sum: String = sqlx::query_scalar(sqlx::AssertSqlSafe(everything.replace(" = $1", "")))
+            .fetch_one(&mut rig.look().await)
+            .await
+            .unwrap();
+        let scan = rig.queued(host, Selection::full()).await;
+        let mut outcomes = passing(100);
+        outcomes[..moved]
+            .iter_mut()
+            .for_each(|o| *o = with_output(&o.rule, Status::Fail, &round.to_string()));
+        let findings = finding::prepare(as_sent(&outcomes)).unwrap();
+        let mut tx = rig.writer.begin().await.unwrap();
+        let Ending::Open(open) = end::open(&mut tx, scan, Some(host)).await.unwrap() else {
+            panic!("it is open")
+        };
+        let comparison = apply::compare(&apply::known(&mut tx, &open).await.unwrap(), true, &findings);
+        let mut changes = super::changes(&comparison, &findings);
+        assert_eq!(changes.len(), moved);
+        // The last of them says that it changed, and from nothing: a check of the table says no.
+        changes[moved - 1].prior_status = None;
+        let summary = openwatch_model::drift::Summary::default();
+        let (platform, capabilities) = Default::default();
+        let done = Completion {
+            source: Source { attempt: 1, ..Source::default() },
+            found: Found::of(&findings),
+            digest: [1; 32],
+            summary: &summary,
+            state: ComplianceState::Compliant,
+            platform: &platform,
+            capabilities: &capabilities,
+            timings: &[],
+        };
+        let refused =
+            apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
+        assert!(refused.to_string().contains("transactions_prior"), "{refused}");
+        drop(tx);
+        let same =
+            sqlx::query_scalar::<_, bool>(everything).bind(&sum).fetch_one(&mut rig.look().await).await;
+        assert!(same.unwrap(), "{moved} rules");
+        let applied = rig.apply(scan, host, &outcomes).await.unwrap();
+        assert_eq!(kinds(&applied).len(), moved);
+    }
+}
+
 #[tokio::test]
 async fn checks_guard_evidence_whoever_writes_it() {
     let rig = Rig::new().await;
@@ -340,6 +394,24 @@ async fn fifty_hosts_with_the_same_news_never_wait_in_a_circle() {
     assert!(applied.iter().all(|r| matches!(r, Ok(Applied::Done { .. }))));
     assert_eq!(rig.number(TRANSACTIONS).await, 5000);
     assert_eq!(rig.number("select count(*) from evidence").await, 100, "each distinct body once");
+
+    // The same of rules that all of them have already, some more and some fewer than are looked up one by one.
+    for (distinct, news, moved) in [(140, "fewer", 40_i64), (220, "more", 80)] {
+        let mut outcomes = passing(100);
+        outcomes[..moved as usize].iter_mut().for_each(|o| *o = with_output(&o.rule, Status::Fail, news));
+        let mut applied = Vec::new();
+        for (_, host) in &scans {
+            applied.push((rig.queued(*host, Selection::full()).await, *host));
+        }
+        let applied = futures::future::join_all(
+            applied.iter().map(|(scan, host)| apply_result(&rig.writer, *scan, *host, &outcomes)),
+        )
+        .await;
+        assert!(applied.iter().all(|r| matches!(r, Ok(Applied::Done { .. }))));
+        assert_eq!(rig.number("select count(*) from evidence").await, distinct, "each distinct body once");
+        let failing = "select count(*) from rule_state where status = 'fail'";
+        assert_eq!(rig.number(failing).await, 50 * moved);
+    }
 }
 
 #[tokio::test]

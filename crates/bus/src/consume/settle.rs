@@ -59,7 +59,8 @@ pub(super) async fn work(
     match handler.await {
         Next::Done => {
             let how = Bytes::from_static(b"+ACK");
-            // The handler is idempotent, so a second delivery does no harm.
+            // The handler is idempotent, so a second delivery does no harm. This only puts the ack in line: an error says
+            // that the connection was given up, and what the network loses later nobody hears of.
             if !confirm {
                 if let Err(error) = bus.client.publish(message.reply, how).await {
                     tracing::debug!(%error, "the ack of a handled message was not sent; it comes again");

@@ -137,8 +137,8 @@ impl<'a> Log<'a> {
 /// Up to so many rules of a host are looked up one by one; for more, all that it has are read.
 const FEW: usize = 50;
 
-/// Stores the evidence of everything that differs, writes rules that the host has and that differ (whatever differs of them),
-/// and appends to the log what the model made of the differences, and what moved under the same verdict, so that a look back
+/// Stores the evidence of everything that differs, writes rules that the host has (of a full scan those that differ, whatever
+/// differs of them; of a filtered scan all, since it counts them), and appends to the log what the model made of the differences, and what moved under the same verdict, so that a look back
 /// finds the evidence of its moment. One statement: each of its own would be one more wait for the server.
 ///
 /// Whether a body is known is asked in a way that no plan can answer by reading the whole table: plans are kept, and the first

@@ -1,6 +1,7 @@
 //! Sends what waits in the outbox: one relayer per sender among all processes.
 //!
-//! Publish, wait for the acks, delete. A crash between any two repeats the same messages under the same ids.
+//! Publish, wait for the acks, delete. A crash between any two repeats the same messages under the same ids. What was sent
+//! is deleted by the statement that takes what comes next, or in the first quiet moment.
 
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::trail;
 const BATCH: u32 = 1000;
 /// How often the outbox is looked at when nobody called.
 const POLL: Duration = Duration::from_secs(1);
+/// A moment is quiet when nobody called for so long.
+const QUIET: Duration = Duration::from_millis(100);
 /// How long to wait before another try when the lock is held, the bus or the database is away.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A message that waited longer is an affair for people.
@@ -77,11 +80,13 @@ async fn relay(
     let Some(mut relay) = Relay::try_take(store, sender).await? else { return Ok(()) };
     let mut listener = store.listen(&[listen::OUTBOX]).await?;
     tracing::debug!(sender, "relaying the outbox");
+    let mut sent = Vec::new();
     loop {
         // What was committed while stopping still goes out if it can at once; else the next process sends it.
         let stopping = shutdown.is_cancelled();
-        drain(store, bus, sender, &mut relay, told).await?;
+        drain(store, bus, sender, &mut relay, &mut sent, told).await?;
         if stopping {
+            relay.next(&sent, 0).await?;
             relay.release().await;
             return Ok(());
         }
@@ -89,31 +94,30 @@ async fn relay(
             () = shutdown.cancelled() => {}
             () = relay.rung() => {}
             called = called(&mut listener, sender) => called?,
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(if sent.is_empty() { POLL } else { QUIET }) => {}
         }
     }
 }
 
-/// Sends what there is, batch by batch, until one is not full.
+/// Forgets what was `sent` before and sends what there is, batch by batch, until one is not full. What the last of them sent is
+/// left for the next time.
 async fn drain(
     store: &Store,
     bus: &Bus,
     sender: &'static str,
     relay: &mut Relay,
+    sent: &mut Vec<i64>,
     told: &mut bool,
 ) -> Result<(), StageError> {
-    let mut sent = Vec::new();
     loop {
-        let rows = relay.next(&sent, BATCH).await?;
+        let rows = relay.next(sent, BATCH).await?;
         let full = rows.len() == BATCH as usize;
         let batch = send(bus, sender, rows).await;
-        sent = batch.sent;
-        if full && batch.stuck.is_empty() && batch.kept == 0 && batch.outage.is_none() {
-            continue;
-        }
-        // Before anything else that can fail: what was sent is not sent again because of what was not.
-        if !sent.is_empty() {
-            relay.next(&sent, 0).await?;
+        *sent = batch.sent;
+        if !batch.stuck.is_empty() || batch.outage.is_some() {
+            // Before anything else that can fail: what was sent is not sent again because of what was not.
+            relay.next(sent, 0).await?;
+            sent.clear();
         }
         for (id, stuck) in batch.stuck {
             match stuck {
@@ -130,7 +134,6 @@ async fn drain(
             }
             return Ok(());
         }
-        sent = Vec::new();
     }
 }
 

@@ -55,6 +55,9 @@ pub(crate) fn sentence(text: &str) -> String {
 /// Cuts a rule's evidence until its JSON is small enough to be accepted: long streams first, then commands, then whole
 /// entries from the end. `raw` holds each entry's streams before any cut.
 pub(crate) fn fit(mut checks: Vec<CheckEvidence>, raw: &[Answer<'_>]) -> Evidence {
+    if size_at_most(&checks) <= EVIDENCE_RULE_CAP {
+        return Evidence { checks };
+    }
     let mut cap = EVIDENCE_STREAM_CAP;
     while size(&checks) > EVIDENCE_RULE_CAP && cap > 0 {
         cap /= 2;
@@ -84,6 +87,18 @@ pub(crate) fn fit(mut checks: Vec<CheckEvidence>, raw: &[Answer<'_>]) -> Evidenc
         left = left.saturating_sub(size(&[last]) - size(&[]) + 1);
     }
     Evidence { checks }
+}
+
+/// More bytes than the JSON of these entries can have, without writing it: a byte of text becomes six at most, `\u0001`.
+fn size_at_most(checks: &[CheckEvidence]) -> usize {
+    /// Names, marks and numbers of one entry.
+    const AROUND: usize = 512;
+    let text = |check: &CheckEvidence| {
+        let given = [&check.expected, &check.actual, &check.error].into_iter().flatten();
+        let always = [&check.method, &check.command, &check.stdout, &check.stderr];
+        given.chain(always).map(String::len).sum::<usize>()
+    };
+    AROUND + checks.iter().map(|check| AROUND + 6 * text(check)).sum::<usize>()
 }
 
 /// Bytes of the JSON that is stored.
@@ -126,6 +141,8 @@ fn clip(text: &str, cap: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn said(stdout: Vec<u8>) -> Answer<'static> {
@@ -156,6 +173,27 @@ mod tests {
         assert_eq!(cut.stdout.len(), EVIDENCE_STREAM_CAP - 1);
         assert_eq!(of(b"a\0b\xffc\n".to_vec()).stdout, "a\u{fffd}b\u{fffd}c");
         assert_eq!(sentence(" a\n b\u{1b}[0m\0 "), "a b\u{fffd}[0m\u{fffd}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_surely_fits_fits(texts in prop::collection::vec("[\\x00-\\x22a\\\\é\\u{2028}]{0,40}", 1..9), exit in any::<i32>()) {
+            let full = |text: &String| CheckEvidence {
+                method: text.clone(),
+                command: text.clone(),
+                exit_code: Some(exit),
+                stdout: text.clone(),
+                stderr: text.clone(),
+                expected: Some(text.clone()),
+                actual: Some(text.clone()),
+                truncated: Some(Truncated { original_bytes: u64::MAX, sha256: "f".repeat(64) }),
+                error: Some(text.clone()),
+            };
+            let checks: Vec<_> = texts.iter().map(full).collect();
+            prop_assert!(size(&checks) <= size_at_most(&checks));
+            let json = serde_json::to_string(&Evidence { checks: checks.clone() }).unwrap();
+            prop_assert_eq!(size(&checks), json.len());
+        }
     }
 
     #[test]

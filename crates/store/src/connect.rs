@@ -59,19 +59,20 @@ impl Role {
         }
     }
 
-    /// Takes the role. Stages look up by key what they name, and their plans are kept: one that was made while a table was
-    /// empty, or emptied by a vacuum, would read all of it ever after. Reports, and what removes by age, are left to the planner.
+    /// Takes the role. The stages behind the stream look up by key what they name, and their plans are kept: one that was made
+    /// while a table was empty, or emptied by a vacuum, would read all of it ever after. Those that also count are left to the
+    /// planner.
     pub(crate) fn statement(self) -> &'static str {
         match self {
-            Self::Scheduler => "set role openwatch_scheduler; set enable_seqscan = off",
-            Self::Vault => "set role openwatch_vault; set enable_seqscan = off",
+            Self::Scheduler => "set role openwatch_scheduler",
+            Self::Vault => "set role openwatch_vault",
             // Planning its statements anew would cost more than running them.
             Self::Writer => {
                 "set role openwatch_writer; set enable_seqscan = off; set plan_cache_mode = force_generic_plan"
             }
             Self::Drift => "set role openwatch_drift; set enable_seqscan = off",
             Self::Alerts => "set role openwatch_alerts; set enable_seqscan = off",
-            Self::Liveness => "set role openwatch_liveness; set enable_seqscan = off",
+            Self::Liveness => "set role openwatch_liveness",
             Self::Api => "set role openwatch_api",
             Self::Caretaker => "set role openwatch_caretaker",
         }

@@ -220,7 +220,7 @@ pub async fn waits(
     .await?)
 }
 
-/// How much waits of a sender, or of all. Called for metrics and health.
+/// How much waits of a sender, or of all. Called by the relay.
 ///
 /// # Errors
 /// The database is away.

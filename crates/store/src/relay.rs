@@ -34,7 +34,8 @@ impl Relay {
         let (options, role) = store.dedicated()?;
         // What is forgotten here was sent: a server that dies before it has written that down makes us send the same
         // messages once more under the same ids, as when we die ourselves before we forget them.
-        let options = options.options([("synchronous_commit", "off")]);
+        // Rows are taken in the order of their key; a plan that was made while there were none would read those forgotten too.
+        let options = options.options([("synchronous_commit", "off"), ("enable_seqscan", "off")]);
         let mut connection = options.connect().await?;
         sqlx::raw_sql(role).execute(&mut connection).await?;
         let taken = sqlx::query_scalar!(

@@ -114,7 +114,7 @@ async fn drain(
         let full = rows.len() == BATCH as usize;
         let batch = send(bus, sender, rows).await;
         *sent = batch.sent;
-        if !batch.stuck.is_empty() || batch.outage.is_some() {
+        if !batch.stuck.is_empty() || batch.outage.is_some() || batch.kept > 0 || *told {
             // Before anything else that can fail: what was sent is not sent again because of what was not.
             relay.next(sent, 0).await?;
             sent.clear();

@@ -22,7 +22,7 @@ use crate::{Moment, Store, StoreError, Tx};
 /// Whether a scan may be ended now.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {
-    /// It may: it and its host are locked until the transaction ends.
+    /// It may. It and its host are locked until the transaction ends, unless it was only looked at ([`glance`]).
     Open(Box<OpenScan>),
     /// It has ended: the message is a replay.
     Ended,
@@ -125,7 +125,7 @@ macro_rules! facts {
     };
 }
 
-/// Looks at a scan of a host without holding it. Called by the writer for every result: nearly all of them
+/// Looks at a scan of a host without holding it. Called by the writer for every measured result: nearly all of them
 /// [`crate::apply::unchanged()`] can end by what was seen, and a replay has nothing left to do.
 ///
 /// # Errors

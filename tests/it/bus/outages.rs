@@ -127,19 +127,19 @@ async fn a_process_that_dies_leaves_its_message_to_another() {
     first.task.abort();
 }
 
-/// A writer's connection on which the first message that `is` picks is lost.
+/// A writer's connection on which the first message that `is` picks is lost, and how many such it said.
 async fn losing_one(
     nats: &Nats,
     is: impl Fn(&str, &[u8]) -> bool + Send + Sync + 'static,
 ) -> (Lossy, Arc<AtomicUsize>, Bus) {
-    let lost = Arc::new(AtomicUsize::new(0));
-    let count = lost.clone();
+    let said = Arc::new(AtomicUsize::new(0));
+    let count = said.clone();
     let wire = Lossy::to(nats.port(), move |subject, payload| {
         is(subject, payload) && count.fetch_add(1, Ordering::SeqCst) == 0
     })
     .await;
     let options = BusOptions::new([wire.url()], User::Writer).seed(nats.seed(User::Writer).to_owned().into());
-    (wire, lost, Bus::connect(options).await.unwrap())
+    (wire, said, Bus::connect(options).await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,12 +167,12 @@ async fn a_lost_ack_brings_its_message_again_unless_it_is_confirmed() {
 async fn a_loop_that_is_always_busy_notices_a_forgotten_pull() {
     let nats = Nats::with_topology().await;
     let admin = nats.bus(User::Admin).await;
-    // The first pull takes both slots; the second would fill the one that comes free first.
+    // The first pull takes both slots; the second, which is lost, would fill the one that comes free first.
     let pulls = AtomicUsize::new(0);
     let second = move |subject: &str, _: &[u8]| {
         subject.starts_with("$JS.API.CONSUMER.MSG.NEXT.") && pulls.fetch_add(1, Ordering::SeqCst) == 1
     };
-    let (_wire, lost, writer) = losing_one(&nats, second).await;
+    let (_wire, said, writer) = losing_one(&nats, second).await;
     let (now, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (in_hand, over) = (now.clone(), done.clone());
     results(&admin, 2000).await;
@@ -187,7 +187,7 @@ async fn a_loop_that_is_always_busy_notices_a_forgotten_pull() {
         }
     });
     let one_left =
-        || async { (lost.load(Ordering::SeqCst) == 1 && done.load(Ordering::SeqCst) > 10).then_some(()) };
+        || async { (said.load(Ordering::SeqCst) == 1 && done.load(Ordering::SeqCst) > 10).then_some(()) };
     eventually("a pull is lost", one_left).await;
     let both = || async { (now.load(Ordering::SeqCst) == 2).then_some(()) };
     eventually_within(Duration::from_secs(40), "both slots are used again", both).await;

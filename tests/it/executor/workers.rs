@@ -68,7 +68,7 @@ async fn a_worker_opens_no_file_for_writing() {
     assert!(writes(&trace).is_empty(), "{:#?}", writes(&trace));
 }
 
-/// Work that is dear to do again is acked until the bus has heard it.
+/// Work that is dear to do again is acked again when the bus has not heard it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_ack_is_lost_says_it_again_and_scans_once() {
     let stages = Stages::under(TOFU).await;
@@ -89,7 +89,7 @@ async fn a_worker_whose_ack_is_lost_says_it_again_and_scans_once() {
     stages.target("web", &sshd).await;
     let acks = eventually_within(Duration::from_secs(60), "a second ack", || async {
         let acks = told.borrow().clone();
-        (acks.len() == 2).then_some(acks)
+        (acks.len() >= 2).then_some(acks)
     })
     .await;
     // The subject of an ack has the count of the delivery in it.

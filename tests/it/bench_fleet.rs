@@ -152,10 +152,12 @@ async fn bench_fleet() {
     let traffic = raw::Traffic::now(&admin).await;
     let each = round(&mut fleet, &target, "unchanged", hosts).await;
     let traffic = raw::Traffic::now(&admin).await.since(&traffic, hosts);
-    let raw = raw::sum(&mut fleet, &target, &traffic).await;
-    println!(
-        "the raw operations of such a scan take {:.1} ms of processor: {:.0} % of ours (reach 60 %)",
-        raw * 1e3,
-        100.0 * raw / each
-    );
+    let [alone, together] = raw::sums(&mut fleet, &target, traffic).await;
+    for (how, raw) in [("one after the other", alone), ("side by side, as the stages do them", together)] {
+        println!(
+            "the raw operations of such a scan, {how}, take {:.1} ms of processor: {:.0} % of ours (reach 60 %)",
+            raw * 1e3,
+            100.0 * raw / each
+        );
+    }
 }

@@ -1,5 +1,5 @@
-//! How scans end: its own row says whether it has, and the ledger's row comes in the same statement. Every way of ending goes through `close` here, but
-//! for the one that happens all day, [`crate::apply::unchanged()`].
+//! How scans end: a scan's own row says whether it has, and the ledger's row comes in the same statement. Every way of ending
+//! goes through `close` here, but for the one that happens all day, [`crate::apply::unchanged()`].
 
 use std::collections::BTreeMap;
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use openwatch_model::drift::SeverityCounts;
+use openwatch_model::drift::{SeverityCounts, Summary};
+use openwatch_model::host::Platform;
 use openwatch_model::scan::Selection;
 use openwatch_model::score::{ComplianceState, Score};
 use openwatch_model::transaction::ChangeKind;
@@ -23,6 +24,29 @@ async fn evidence(tx: &mut Tx<'_>, host: HostId, rule: &str) -> read::EvidenceRo
     let mut rules = read::rules(tx, host, None).await.unwrap();
     rules.retain(|row| row.rule == rule);
     read::evidence(tx, &rules).await.unwrap().remove(0)
+}
+
+/// What else a scan has on record, and these tests do not look at.
+#[derive(Default)]
+struct Nothing {
+    summary: Summary,
+    platform: Platform,
+    capabilities: BTreeMap<String, bool>,
+}
+
+impl Nothing {
+    fn but(&self, found: Found, digest: [u8; 32]) -> Completion<'_> {
+        Completion {
+            source: Source { attempt: 1, ..Source::default() },
+            found,
+            digest,
+            summary: &self.summary,
+            state: ComplianceState::Compliant,
+            platform: &self.platform,
+            capabilities: &self.capabilities,
+            timings: &[],
+        }
+    }
 }
 
 const TRANSACTIONS: &str = "select count(*) from transactions";
@@ -80,18 +104,8 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
             panic!("it is under way: {moved}");
         };
         assert!(open.found_before(&digest), "{moved}");
-        let summary = openwatch_model::drift::Summary::default();
-        let (platform, capabilities) = Default::default();
-        let done = Completion {
-            source: Source::default(),
-            found: open.found,
-            digest,
-            summary: &summary,
-            state: ComplianceState::Compliant,
-            platform: &platform,
-            capabilities: &capabilities,
-            timings: &[],
-        };
+        let nothing = Nothing::default();
+        let done = nothing.but(open.found, digest);
         let messages = vec![OutboxMessage {
             message_id: "m".into(),
             subject: "ow.v1.evt.x".into(),
@@ -270,18 +284,8 @@ async fn what_the_database_refuses_leaves_nothing_behind() {
     };
     // The scan is of another host: the foreign key over both says no.
     open.host = other;
-    let summary = openwatch_model::drift::Summary::default();
-    let (platform, capabilities) = Default::default();
-    let done = Completion {
-        source: Source { attempt: 1, ..Source::default() },
-        found: Found::of(&findings),
-        digest: [1; 32],
-        summary: &summary,
-        state: ComplianceState::Compliant,
-        platform: &platform,
-        capabilities: &capabilities,
-        timings: &[],
-    };
+    let nothing = Nothing::default();
+    let done = nothing.but(Found::of(&findings), [1; 32]);
     let comparison = apply::compare(&apply::known(&mut tx, &open).await.unwrap(), true, &findings);
     let changes = super::changes(&comparison, &findings);
     let refused = apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
@@ -327,18 +331,8 @@ async fn what_the_database_refuses_of_known_rules_leaves_nothing_behind() {
         assert_eq!(changes.len(), moved);
         // The last of them says that it changed, and from nothing: a check of the table says no.
         changes[moved - 1].prior_status = None;
-        let summary = openwatch_model::drift::Summary::default();
-        let (platform, capabilities) = Default::default();
-        let done = Completion {
-            source: Source { attempt: 1, ..Source::default() },
-            found: Found::of(&findings),
-            digest: [1; 32],
-            summary: &summary,
-            state: ComplianceState::Compliant,
-            platform: &platform,
-            capabilities: &capabilities,
-            timings: &[],
-        };
+        let nothing = Nothing::default();
+        let done = nothing.but(Found::of(&findings), [1; 32]);
         let refused =
             apply::write(&mut tx, &open, &done, &findings, &comparison, &changes).await.unwrap_err();
         assert!(refused.to_string().contains("transactions_prior"), "{refused}");

@@ -100,8 +100,8 @@ pub struct Options {
     pub gate: Option<Gate>,
     /// Ticks with every round of the loop.
     pub pulse: Pulse,
-    /// Acks are sent again, three times at most, until the server says that it heard them. An ack that is lost brings its message again: most
-    /// stages find that they know it, which costs less than asking about every ack.
+    /// Acks are said up to three times, until the server says that it heard them. An ack that is lost brings its message
+    /// again: most stages find that they know it, which costs less than asking about every ack.
     pub confirm: bool,
 }
 

@@ -138,11 +138,13 @@ impl<'a> Log<'a> {
 const FEW: usize = 50;
 
 /// Stores the evidence of everything that differs, writes rules that the host has (of a full scan those that differ, whatever
-/// differs of them; of a filtered scan all, since it counts them), and appends to the log what the model made of the differences, and what moved under the same verdict, so that a look back
-/// finds the evidence of its moment. One statement: each of its own would be one more wait for the server.
+/// differs of them; of a filtered scan all, since it counts them), and appends to the log what the model made of the differences,
+/// and what moved under the same verdict, so that a look back finds the evidence of its moment. One statement: each of its own
+/// would be one more wait for the server.
 ///
-/// Whether a body is known is asked in a way that no plan can answer by reading the whole table: plans are kept, and the first
-/// ones are made while there is nothing in it.
+/// Whether a body is known is asked for each by itself, so that no plan joins with the whole table: plans are kept, and the first
+/// ones are made while there is nothing in it. That each is looked up by key is seen to by the connection
+/// ([`crate::Role`]).
 pub(super) async fn move_rules(
     tx: &mut Tx<'_>,
     open: &OpenScan,

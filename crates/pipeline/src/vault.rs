@@ -9,9 +9,7 @@ use openwatch_bus::message::vault::{Reply, Request};
 use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC};
 use openwatch_bus::subject::{VAULT_GROUP, VAULT_RELEASE};
 use openwatch_bus::{Bus, Question, serve};
-use openwatch_model::CredentialId;
 use openwatch_model::audit::{CredentialRefused, CredentialReleased, CredentialStored};
-use openwatch_model::credential::Secret;
 use openwatch_store::credential::{self, StoredCredential, StoredSecret};
 use openwatch_store::vault::{self as attempts, Attempt};
 use openwatch_store::{Store, StoreError, Tx, listen};
@@ -146,75 +144,77 @@ impl Vault {
         }
     }
 
-    /// Judges and seals in one `tx`: nothing leaves unless its audit row is committed.
+    /// Judges and seals what it sees, and says so if that still holds: nothing leaves unless its audit row is committed.
     async fn try_release(&self, request: &Request) -> Result<Result<Vec<u8>, Refusal>, StoreError> {
-        let Some((mut tx, attempt)) = attempts::open_attempt(&self.store, request.scan).await? else {
-            return Ok(Err(Refusal::UnknownScan));
-        };
-        if let Err(refusal) = judge(&attempt, request) {
-            return Ok(Err(refusal));
-        }
-        // Whose secret it is: that of the scanned host, or of the one it is reached through.
-        let (host, stored) = match request.jump {
-            None => (attempt.host, attempt.credential),
-            Some(jump) => (jump, credential::resolve(&mut tx, jump).await?),
-        };
-        let Some(stored) = stored else { return Ok(Err(Refusal::NoCredential)) };
-        let Some(secret) = self.open(&mut tx, &stored).await? else {
-            return Ok(Err(Refusal::DecryptionFailed));
-        };
-        let Ok(public) = request.public_key.as_slice().try_into() else {
-            return Ok(Err(Refusal::BadRequest));
-        };
         let (scan, number) = (request.scan, request.attempt);
-        let sealed = match request.jump {
-            None => seal_release(public, &secret, &self.keys.borrow().result_key(scan, number), scan, number),
-            Some(jump) => seal_jump(public, &secret, scan, number, jump),
-        };
-        let Ok(sealed) = sealed else { return Ok(Err(Refusal::BadRequest)) };
-        attempts::granted(&mut tx, request.scan).await?;
-        let mut out = Out::new(STAGE, request.scan.to_string());
-        out.audit(
-            &tx,
-            &CredentialReleased {
-                credential_id: stored.id,
-                scan_id: request.scan,
-                host_id: host,
-                attempt: request.attempt,
-                worker: clip(&request.worker),
-            },
-        );
-        out.commit(tx).await?;
-        metrics::counter!("openwatch_vault_releases_total", "outcome" => "released").increment(1);
-        Ok(Ok(sealed))
-    }
-
-    /// The secret of a credential, encrypting it first when it still waits sealed. Nothing when it cannot be read.
-    async fn open(&self, tx: &mut Tx<'_>, stored: &StoredCredential) -> Result<Option<Secret>, StoreError> {
-        match &stored.secret {
-            StoredSecret::Encrypted { ciphertext, .. } => {
-                Ok(self.keys.borrow().decrypt_secret(ciphertext, stored.id).ok())
+        loop {
+            let Some((moment, attempt)) = attempts::attempt(&self.store, scan).await? else {
+                return Ok(Err(Refusal::UnknownScan));
+            };
+            if let Err(refusal) = judge(&attempt, request) {
+                return Ok(Err(refusal));
             }
-            StoredSecret::Sealed(sealed) => {
-                let opened = self.keys.borrow().open_credential(sealed, stored.id);
-                let Ok(secret) = opened else { return Ok(None) };
-                self.encrypt(tx, stored.id, &secret).await?;
-                Ok(Some(secret))
+            // Whose secret it is: that of the scanned host, or of the one it is reached through.
+            let (owner, stored) = match request.jump {
+                None => (attempt.host, attempt.credential.clone()),
+                Some(jump) => (jump, credential::resolve(&self.store, jump).await?),
+            };
+            let Some(stored) = stored else { return Ok(Err(Refusal::NoCredential)) };
+            let StoredSecret::Encrypted { ciphertext, .. } = &stored.secret else {
+                let mut tx = self.store.begin().await?;
+                if !self.encrypt(&mut tx, &stored).await? {
+                    return Ok(Err(Refusal::DecryptionFailed));
+                }
+                tx.commit().await?;
+                continue;
+            };
+            let Ok(secret) = self.keys.borrow().decrypt_secret(ciphertext, stored.id) else {
+                return Ok(Err(Refusal::DecryptionFailed));
+            };
+            let Ok(public) = request.public_key.as_slice().try_into() else {
+                return Ok(Err(Refusal::BadRequest));
+            };
+            let sealed = match request.jump {
+                None => {
+                    let result_key = self.keys.borrow().result_key(scan, number);
+                    seal_release(public, &secret, &result_key, scan, number)
+                }
+                Some(jump) => seal_jump(public, &secret, scan, number, jump),
+            };
+            let Ok(sealed) = sealed else { return Ok(Err(Refusal::BadRequest)) };
+            let mut out = Out::new(STAGE, scan.to_string());
+            out.audit(
+                &moment,
+                &CredentialReleased {
+                    credential_id: stored.id,
+                    scan_id: scan,
+                    host_id: owner,
+                    attempt: number,
+                    worker: clip(&request.worker),
+                },
+            );
+            let told = out.told(&moment);
+            if attempts::release(&self.store, moment, &attempt, (owner, &stored), &told).await? {
+                metrics::counter!("openwatch_vault_releases_total", "outcome" => "released").increment(1);
+                return Ok(Ok(sealed));
             }
         }
     }
 
-    async fn encrypt(&self, tx: &mut Tx<'_>, id: CredentialId, secret: &Secret) -> Result<(), StoreError> {
+    /// Encrypts a credential that waits sealed. Whether it could be read.
+    async fn encrypt(&self, tx: &mut Tx<'_>, stored: &StoredCredential) -> Result<bool, StoreError> {
+        let StoredSecret::Sealed(sealed) = &stored.secret else { return Ok(true) };
         // One look at the keys: they may change between two.
         let keys = self.keys.borrow().clone();
-        let ciphertext = keys.encrypt_secret(secret, id);
+        let Ok(secret) = keys.open_credential(sealed, stored.id) else { return Ok(false) };
+        let ciphertext = keys.encrypt_secret(&secret, stored.id);
         let key_id = keys.current().to_string();
-        if credential::store_encrypted(tx, id, &key_id, &ciphertext).await? {
-            let mut out = Out::new(STAGE, id.to_string());
-            out.audit(tx, &CredentialStored { credential_id: id, key_id });
+        if credential::store_encrypted(tx, stored, &key_id, &ciphertext).await? {
+            let mut out = Out::new(STAGE, stored.id.to_string());
+            out.audit(tx, &CredentialStored { credential_id: stored.id, key_id });
             out.flush(tx).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn refuse(&self, request: Option<&Request>, refusal: Refusal) -> Reply {
@@ -274,11 +274,10 @@ impl Vault {
         let pending = credential::pending(&mut tx, BATCH).await?;
         let mut taken = 0;
         for stored in &pending {
-            match self.open(&mut tx, stored).await? {
-                Some(_) => taken += 1,
-                None => {
-                    tracing::error!(credential = stored.name, "a new credential was not sealed to this vault")
-                }
+            if self.encrypt(&mut tx, stored).await? {
+                taken += 1;
+            } else {
+                tracing::error!(credential = stored.name, "a new credential was not sealed to this vault");
             }
         }
         tx.commit().await?;
@@ -299,7 +298,7 @@ impl Vault {
             let StoredSecret::Encrypted { ciphertext, .. } = &stored.secret else { continue };
             match keys.reencrypt_secret(ciphertext, stored.id) {
                 Ok(Some(fresh)) => {
-                    credential::store_encrypted(&mut tx, stored.id, &key_id, &fresh).await?;
+                    credential::store_encrypted(&mut tx, &stored, &key_id, &fresh).await?;
                     done.push(CredentialStored { credential_id: stored.id, key_id: key_id.clone() });
                 }
                 Ok(None) => {}

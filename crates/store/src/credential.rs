@@ -5,7 +5,7 @@ use openwatch_model::{CredentialId, HostId, Timestamp};
 use uuid::Uuid;
 
 use crate::words::auth_method;
-use crate::{StoreError, Tx};
+use crate::{Store, StoreError, Tx};
 
 /// A credential as it comes in: its secret sealed to the vault's public key.
 #[derive(Clone)]
@@ -72,6 +72,21 @@ pub enum StoredSecret {
         /// The bytes.
         ciphertext: Vec<u8>,
     },
+}
+
+impl StoredSecret {
+    /// As the columns have it; nothing when they hold neither.
+    pub(crate) fn of(
+        sealed: Option<Vec<u8>>,
+        key_id: Option<String>,
+        ciphertext: Option<Vec<u8>>,
+    ) -> Option<Self> {
+        match (sealed, key_id, ciphertext) {
+            (Some(sealed), _, _) => Some(Self::Sealed(sealed)),
+            (None, Some(key_id), Some(ciphertext)) => Some(Self::Encrypted { key_id, ciphertext }),
+            _ => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for StoredSecret {
@@ -320,22 +335,30 @@ pub async fn under_other_key(
     Ok(stored.collect())
 }
 
-/// Keeps a secret encrypted and forgets its sealed form. Called by the vault.
+/// Keeps a secret encrypted and forgets its sealed form, if it still is the secret that was seen: somebody may have set
+/// another one meanwhile. Whether it is. Called by the vault.
 ///
 /// # Errors
 /// The database is away.
 pub async fn store_encrypted(
     tx: &mut Tx<'_>,
-    id: CredentialId,
+    seen: &StoredCredential,
     key_id: &str,
     ciphertext: &[u8],
 ) -> Result<bool, StoreError> {
+    let (sealed, before) = match &seen.secret {
+        StoredSecret::Sealed(sealed) => (Some(sealed), None),
+        StoredSecret::Encrypted { ciphertext, .. } => (None, Some(ciphertext)),
+    };
     let done = sqlx::query!(
-        "update credential set sealed = null, key_id = $2, ciphertext = $3, updated_at = $4 where id = $1",
-        id.0,
+        "update credential set sealed = null, key_id = $2, ciphertext = $3, updated_at = $4
+         where id = $1 and (sealed = $5 or sealed is null and ciphertext = $6)",
+        seen.id.0,
         key_id,
         ciphertext,
-        tx.now()
+        tx.now(),
+        sealed,
+        before,
     )
     .execute(tx.connection())
     .await?;
@@ -346,21 +369,17 @@ pub async fn store_encrypted(
 ///
 /// # Errors
 /// The database is away: that is not the same as having none.
-pub async fn resolve(tx: &mut Tx<'_>, host: HostId) -> Result<Option<StoredCredential>, StoreError> {
+pub async fn resolve(store: &Store, host: HostId) -> Result<Option<StoredCredential>, StoreError> {
     let row = sqlx::query!(
         "select c.id, c.name, c.username, c.sealed, c.key_id, c.ciphertext
          from host h join credential c on c.id = h.credential_id or (h.credential_id is null and c.is_default)
          where h.id = $1",
         host.0
     )
-    .fetch_optional(tx.connection())
+    .fetch_optional(store.pool())
     .await?;
     Ok(row.and_then(|r| {
-        let secret = match (r.sealed, r.key_id, r.ciphertext) {
-            (Some(sealed), _, _) => StoredSecret::Sealed(sealed),
-            (None, Some(key_id), Some(ciphertext)) => StoredSecret::Encrypted { key_id, ciphertext },
-            _ => return None,
-        };
+        let secret = StoredSecret::of(r.sealed, r.key_id, r.ciphertext)?;
         Some(StoredCredential { id: CredentialId(r.id), name: r.name, username: r.username, secret })
     }))
 }

@@ -4,11 +4,85 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use openwatch_model::Timestamp;
-use uuid::Uuid;
 
 use crate::audit::Columns;
-use crate::listen::OUTBOX;
 use crate::{Store, StoreError, Tx};
+
+/// A statement that does something and tells of it, or does neither. It begins with what is done: table expressions, of which
+/// `done` has a row when it was. Their parameters count from $21, and follow the rest. Yields whether it was `done`.
+macro_rules! telling {
+    ($doing:literal, $sender:expr, $log:expr, $messages:expr, $moment:expr, $call:expr $(, $with:expr)* $(,)?) => {{
+        let (log, lines): (&$crate::audit::Columns, _) = ($log, $crate::outbox::Lines::of($messages));
+        sqlx::query!(
+            "with " + $doing + ",
+             logged as (
+               insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id,
+                 cause, policy_version, detail, redactions, occurred_at)
+               select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.correlation, e.cause, e.policy,
+                 e.detail::jsonb, string_to_array(e.redactions, E'\n'), $2
+               from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[],
+                 $15::text[], $16::text[], $17::text[], $18::text[])
+                 as e (id, action, severity, actor_type, actor, host_id, correlation, cause, policy, detail, redactions)
+               where exists (select from done)
+             ),
+             message as materialized (
+               select m.* from unnest($3::text[], $4::text[], $5::jsonb[], $6::bytea[], $7::boolean[])
+                 with ordinality as m (message_id, subject, headers, payload, packed, place)
+               where exists (select from done)
+             ),
+             alone as (
+               insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
+               select $1, message_id, subject, headers, payload, false, $2 from message where not packed order by place
+               on conflict (message_id) where not packed do nothing
+             ),
+             -- By itself: a row that may conflict is logged with a confirmation.
+             together as (
+               insert into outbox (sender, payload, packed, created_at)
+               select $1, payload, true, $2 from message where packed order by place
+             )
+             select count(*) > 0 as \"done!\", max(case when $19 then pg_notify($20, $1)::text end) as called from done",
+            $sender,
+            $moment.now(),
+            &lines.ids as &[&str],
+            &lines.subjects as &[&str],
+            &lines.headers,
+            &lines.payloads as &[&[u8]],
+            &lines.packed,
+            &log.ids,
+            &log.codes,
+            &log.severities,
+            &log.actor_types,
+            &log.actors,
+            &log.hosts as &[Option<uuid::Uuid>],
+            &log.correlations as &[Option<String>],
+            &log.causes as &[Option<String>],
+            &log.policies as &[Option<String>],
+            &log.details,
+            &log.redactions as &[Option<String>],
+            $call,
+            $crate::listen::OUTBOX,
+            $($with,)*
+        )
+    }};
+}
+pub(crate) use telling;
+
+/// [`telling`] by itself, and rings for it: whether it was done.
+macro_rules! do_telling {
+    ($doing:literal, $store:expr, $moment:expr, $told:expr $(, $with:expr)* $(,)?) => {{
+        let (store, told): (&$crate::Store, &$crate::outbox::Told<'_>) = ($store, $told);
+        let rung = store.doorbell().is_answered_by(told.sender);
+        let call = !rung && !told.messages.is_empty();
+        let statement =
+            $crate::outbox::telling!($doing, told.sender, &told.log, &told.messages, $moment, call $(, $with)*);
+        let row = statement.fetch_one(store.pool()).await.map_err($crate::StoreError::from);
+        if rung && row.as_ref().is_ok_and(|row| row.done) {
+            store.doorbell().ring();
+        }
+        row.map(|row| row.done)
+    }};
+}
+pub(crate) use do_telling;
 
 /// A message to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,56 +176,9 @@ async fn write(
     if log.ids.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let lines = Lines::of(messages);
     let call = !messages.is_empty() && !tx.rings(sender);
-    sqlx::query_scalar!(
-        "with logged as (
-           insert into audit_event (id, action, severity, actor_type, actor_label, host_id, correlation_id,
-             cause, policy_version, detail, redactions, occurred_at)
-           select e.id, e.action, e.severity, e.actor_type, e.actor, e.host_id, e.correlation, e.cause, e.policy,
-             e.detail::jsonb, string_to_array(e.redactions, E'\\n'), $6
-           from unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::text[], $13::uuid[], $14::text[], $15::text[],
-             $16::text[], $17::text[], $18::text[])
-             as e (id, action, severity, actor_type, actor, host_id, correlation, cause, policy, detail, redactions)
-         ),
-         message as materialized (
-           select m.* from unnest($2::text[], $3::text[], $4::jsonb[], $5::bytea[], $7::boolean[])
-             with ordinality as m (message_id, subject, headers, payload, packed, place)
-         ),
-         alone as (
-           insert into outbox (sender, message_id, subject, headers, payload, packed, created_at)
-           select $1, message_id, subject, headers, payload, false, $6 from message where not packed order by place
-           on conflict (message_id) where not packed do nothing
-         ),
-         -- By itself: a row that may conflict is logged with a confirmation.
-         together as (
-           insert into outbox (sender, payload, packed, created_at)
-           select $1, payload, true, $6 from message where packed order by place
-         )
-         select case when $19 then pg_notify($20, $1)::text end",
-        sender,
-        &lines.ids as &[&str],
-        &lines.subjects as &[&str],
-        &lines.headers,
-        &lines.payloads as &[&[u8]],
-        tx.now(),
-        &lines.packed,
-        &log.ids,
-        &log.codes,
-        &log.severities,
-        &log.actor_types,
-        &log.actors,
-        &log.hosts as &[Option<Uuid>],
-        &log.correlations as &[Option<String>],
-        &log.causes as &[Option<String>],
-        &log.policies as &[Option<String>],
-        &log.details,
-        &log.redactions as &[Option<String>],
-        call,
-        OUTBOX,
-    )
-    .fetch_one(tx.connection())
-    .await?;
+    let moment = **tx;
+    telling!("done as (select)", sender, log, messages, moment, call).fetch_one(tx.connection()).await?;
     Ok(())
 }
 

@@ -5,8 +5,9 @@ mod job;
 use openwatch_model::scan::{Lane, ScanState, Selection};
 use openwatch_model::{HostId, ScanId, Timestamp};
 
+use crate::outbox::{Told, do_telling};
 use crate::words::{lane, scan_state};
-use crate::{Store, StoreError, Tx};
+use crate::{Moment, Store, StoreError, Tx};
 
 pub use job::{Issued, JobOrder, Numbered, Target, issue, number, unissued};
 
@@ -143,29 +144,25 @@ pub struct Started {
     pub correlation: Option<String>,
 }
 
-/// Begins a transaction in which a scan is marked as running. Nothing when it runs or has ended already, or the attempt is
-/// not its current one. Called by the writer on the result part `started`.
+/// Looks at a scan that waits to be begun, and since when we look. Nothing when it runs or has ended already, or the attempt
+/// is not its current one. Called by the writer on the result part `started`.
 ///
 /// # Errors
 /// The database is away.
-pub async fn mark_running(
+pub async fn queued(
     store: &Store,
     scan: ScanId,
     host: HostId,
     attempt: u32,
-    worker: &str,
-) -> Result<Option<(Tx<'static>, Started)>, StoreError> {
-    let mut inner = store.pool().begin().await?;
+) -> Result<Option<(Moment, Started)>, StoreError> {
     let row = sqlx::query!(
-        r#"update scan set state = 'running', started_at = now(), worker = $4
-           where id = $1 and host_id = $2 and attempt = $3 and state = 'queued' and tag is not null
-           returning framework, rules, lane, policy_version, correlation, now() as "now!""#,
+        r#"select framework, rules, lane, policy_version, correlation, now() as "now!" from scan
+           where id = $1 and host_id = $2 and attempt = $3 and state = 'queued' and tag is not null"#,
         scan.0,
         host.0,
         i32::try_from(attempt).unwrap_or(i32::MAX),
-        worker,
     )
-    .fetch_optional(&mut *inner)
+    .fetch_optional(store.pool())
     .await?;
     let Some(row) = row else { return Ok(None) };
     let started = Started {
@@ -175,5 +172,34 @@ pub async fn mark_running(
         policy_version: row.policy_version.unwrap_or_default(),
         correlation: row.correlation,
     };
-    Ok(Some((store.begun(inner, row.now), started)))
+    Ok(Some((Moment::at(row.now), started)))
+}
+
+/// Marks a scan as running, and tells of it, if it still is as [`queued`] saw it. Whether it was. Called by the writer after
+/// that.
+///
+/// # Errors
+/// The database is away.
+pub async fn mark_running(
+    store: &Store,
+    moment: Moment,
+    scan: ScanId,
+    (attempt, worker): (u32, &str),
+    seen: &Started,
+    told: &Told<'_>,
+) -> Result<bool, StoreError> {
+    do_telling!(
+        "done as (
+           update scan set state = 'running', started_at = $2, worker = $24
+           where id = $21 and attempt = $22 and lane = $23 and state = 'queued' and tag is not null
+           returning id
+         )",
+        store,
+        moment,
+        told,
+        scan.0,
+        i32::try_from(attempt).unwrap_or(i32::MAX),
+        seen.lane.as_str(),
+        worker,
+    )
 }

@@ -1,16 +1,19 @@
 //! What the vault needs to answer one request for a secret.
 
 use openwatch_model::scan::ScanState;
-use openwatch_model::{HostId, ScanId};
+use openwatch_model::{CredentialId, HostId, ScanId};
 
-use crate::credential::{self, StoredCredential};
+use crate::credential::{StoredCredential, StoredSecret};
 use crate::host::count;
+use crate::outbox::{Told, do_telling};
 use crate::words::scan_state;
-use crate::{Store, StoreError, Tx};
+use crate::{Moment, Store, StoreError};
 
-/// A scan's current attempt, locked until the transaction ends.
+/// A scan's current attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
+    /// The scan.
+    pub scan: ScanId,
     /// The host.
     pub host: HostId,
     /// Its current attempt: a request for another one is stale.
@@ -31,26 +34,29 @@ pub struct Attempt {
     pub jump: Option<HostId>,
 }
 
-/// Begins a transaction with a scan's current attempt and the credential of its host, under a lock that keeps the scan from
-/// ending meanwhile. The vault judges; this only tells. Called by the vault.
+/// Looks at a scan's current attempt and the credential of its host. The vault judges; this only tells. Called by the vault.
 ///
 /// # Errors
 /// The database is away.
-pub async fn open_attempt(store: &Store, scan: ScanId) -> Result<Option<(Tx<'static>, Attempt)>, StoreError> {
-    let mut inner = store.pool().begin().await?;
+pub async fn attempt(store: &Store, scan: ScanId) -> Result<Option<(Moment, Attempt)>, StoreError> {
     let row = sqlx::query!(
-        r#"select now() as "now!", s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username, h.jump_id
+        r#"select now() as "now!", s.host_id, s.attempt, s.state, s.tag, s.key_id, s.grants, h.username, h.jump_id,
+             c.id as "credential?", c.name as "name?", c.username as "login?", c.sealed, c.key_id as "encrypted_by", c.ciphertext
            from scan s join host h on h.id = s.host_id and h.deleted_at is null
-           where s.id = $1 for update of s"#,
+           left join credential c on c.id = h.credential_id or (h.credential_id is null and c.is_default)
+           where s.id = $1"#,
         scan.0
     )
-    .fetch_optional(&mut *inner)
+    .fetch_optional(store.pool())
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let mut tx = store.begun(inner, row.now);
-    // Not before the lock is held: what became of the credential while we waited for it counts.
-    let credential = credential::resolve(&mut tx, HostId(row.host_id)).await?;
+    let stored = row.credential.zip(row.name).zip(row.login);
+    let credential = stored.and_then(|((id, name), username)| {
+        let secret = StoredSecret::of(row.sealed, row.encrypted_by, row.ciphertext)?;
+        Some(StoredCredential { id: CredentialId(id), name, username, secret })
+    });
     let attempt = Attempt {
+        scan,
         host: HostId(row.host_id),
         attempt: count(row.attempt),
         state: scan_state(&row.state)?,
@@ -61,16 +67,43 @@ pub async fn open_attempt(store: &Store, scan: ScanId) -> Result<Option<(Tx<'sta
         credential,
         jump: row.jump_id.map(HostId),
     };
-    Ok(Some((tx, attempt)))
+    Ok(Some((Moment::at(row.now), attempt)))
 }
 
-/// Counts a release. Called by the vault in the transaction of [`open_attempt`], before it answers.
+/// Counts a release, and tells of it, if everything it was judged by still holds: the attempt is open and current, its job and
+/// its way are the same, and the secret is still that of `owner`, which is the scanned host or the one it is reached through.
+/// Whether it does. Called by the vault before it answers.
 ///
 /// # Errors
 /// The database is away.
-pub async fn granted(tx: &mut Tx<'_>, scan: ScanId) -> Result<(), StoreError> {
-    sqlx::query!("update scan set grants = grants + 1 where id = $1", scan.0)
-        .execute(tx.connection())
-        .await?;
-    Ok(())
+pub async fn release(
+    store: &Store,
+    moment: Moment,
+    seen: &Attempt,
+    (owner, secret): (HostId, &StoredCredential),
+    told: &Told<'_>,
+) -> Result<bool, StoreError> {
+    let StoredSecret::Encrypted { ciphertext, .. } = &secret.secret else { return Ok(false) };
+    do_telling!(
+        "done as (
+           update scan s set grants = s.grants + 1
+           from host h
+           where s.id = $21 and s.attempt = $22 and s.tag = $23 and s.state in ('queued', 'running')
+             and h.id = s.host_id and h.deleted_at is null and h.jump_id is not distinct from $24
+             and exists (
+               select from host o join credential c on c.id = o.credential_id or (o.credential_id is null and c.is_default)
+               where o.id = $25 and c.id = $26 and c.ciphertext = $27)
+           returning s.id
+         )",
+        store,
+        moment,
+        told,
+        seen.scan.0,
+        i32::try_from(seen.attempt).unwrap_or(i32::MAX),
+        seen.tag.as_deref() as Option<&[u8]>,
+        seen.jump.map(|jump| jump.0),
+        owner.0,
+        secret.id.0,
+        ciphertext,
+    )
 }

@@ -65,11 +65,11 @@ async fn dying_with_hosts_claimed_and_jobs_signed_leaves_them_due() {
     let lock = locked(&fleet, "audit_event").await;
     hosts(&mut db, HOSTS).await;
     execute(&mut db, "select pg_notify('ow_schedule', '')").await;
-    waiting(&fleet, "with logged as").await;
+    waiting(&fleet, "with done as (select)").await;
     fleet.take("scheduler-1").kill();
     drop(lock);
     eventually("the end of what it held", || async {
-        let held = "select count(*) from pg_stat_activity where datname = current_database() and query like 'with logged as%'";
+        let held = "select count(*) from pg_stat_activity where datname = current_database() and query like 'with done as (select)%'";
         (count(&mut fleet.db().await, held).await == 0).then_some(())
     })
     .await;

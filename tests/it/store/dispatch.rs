@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::policy::Maintenance;
 use openwatch_model::scan::{Lane, ScanState, Selection};
 use openwatch_model::schedule::DueReason;
-use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::score::Score;
 use openwatch_model::{HostId, ScanId};
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
 use openwatch_store::schedule::{self, Dispatch, Part, Reschedule};
 use openwatch_store::{Store, Tx};
 use uuid::Uuid;
 
-use super::{Rig, outcome};
+use super::{Rig, nothing, outcome};
 
 fn nobody() -> Maintenance {
     Maintenance::default()
@@ -143,26 +144,40 @@ async fn a_critical_host_goes_before_a_new_fleet() {
         rig.host(&format!("new-{n}")).await;
     }
     let old = rig.host("old").await;
-    let tx = rig.scheduler.begin().await.unwrap();
-    let next_at = tx.now();
-    let change = Reschedule {
-        host: old,
-        number: 1,
-        outcome: Some((ComplianceState::Critical, Score { pass: 1, fail: 2 }, true)),
-        interval_minutes: 60,
-        next_at,
-        reason: DueReason::Interval,
-        completed_at: Some(next_at),
-        policy_version: "1.0.0",
+    let (moment, seen, prior) = schedule::look(&rig.scheduler, old, 1).await.unwrap().unwrap();
+    assert_eq!((prior.compliance_score, prior.compliance_state.as_str()), (None, "unknown"));
+    let new = ScheduleFacts {
+        compliance_state: "critical".to_owned(),
+        compliance_score: Score { pass: 1, fail: 2 }.percent(),
+        has_critical_findings: true,
+        current_interval_minutes: 60,
+        next_scheduled_scan: moment.now(),
+        next_reason: DueReason::Interval.as_str().to_owned(),
+        policy_version_at_last_scan: Some("1.0.0".to_owned()),
+        ..prior
     };
-    tx.commit().await.unwrap();
-    let (mut tx, prior) = schedule::hold(&rig.scheduler, old).await.unwrap().unwrap();
-    let new = schedule::update_after_scan(&mut tx, &change).await.unwrap().unwrap();
-    assert_eq!((prior.compliance_score, new.compliance_score), (None, Some(33.33)));
-    assert_eq!((prior.compliance_state.as_str(), new.compliance_state.as_str()), ("unknown", "critical"));
+    let change = Reschedule { host: old, number: 1, seen, new, completed_at: Some(moment.now()) };
+    let moved = async |change: &Reschedule| {
+        schedule::update_after_scan(&rig.scheduler, moment, change, &nothing()).await.unwrap()
+    };
+    // Somebody changed the row since: what was decided from it moves nothing.
+    sqlx::query("update host_compliance_schedule set maintenance_mode = true")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    assert!(!moved(&change).await);
+    sqlx::query("update host_compliance_schedule set maintenance_mode = false")
+        .execute(&mut rig.look().await)
+        .await
+        .unwrap();
+    let (_, seen, _) = schedule::look(&rig.scheduler, old, 1).await.unwrap().unwrap();
+    let change = Reschedule { seen, ..change };
+    assert!(moved(&change).await);
     // The same message again, and an older one, move nothing.
-    assert!(schedule::update_after_scan(&mut tx, &change).await.unwrap().is_none());
-    tx.commit().await.unwrap();
+    assert!(!moved(&change).await);
+    assert!(schedule::look(&rig.scheduler, old, 1).await.unwrap().is_none());
+    let (_, _, now) = schedule::look(&rig.scheduler, old, 2).await.unwrap().unwrap();
+    assert_eq!(now, change.new, "what is told is what is stored");
     let mut tx = rig.scheduler.begin().await.unwrap();
     assert_eq!(schedule::claim_due(&mut tx, &nobody(), 1, &[], Part::ALL).await.unwrap()[0].host, old);
 }
@@ -240,10 +255,13 @@ async fn a_job_order_says_all_that_a_job_needs_and_promotion_makes_the_old_job_s
     assert_eq!((orders[0].lane, orders[0].attempt), (Lane::Manual, 2));
     scan::issue(&mut tx, &[job(2)]).await.unwrap();
     tx.commit().await.unwrap();
-    let running = async |attempt| scan::mark_running(&rig.writer, scan, host, attempt, "w").await.unwrap();
-    assert!(running(1).await.is_none(), "the first job is stale");
-    running(2).await.unwrap().0.commit().await.unwrap();
-    assert!(running(2).await.is_none());
+    assert!(!rig.run(scan, host, 1).await, "the first job is stale");
+    let (moment, seen) = scan::queued(&rig.writer, scan, host, 2).await.unwrap().unwrap();
+    let running =
+        async || scan::mark_running(&rig.writer, moment, scan, (2, "w"), &seen, &nothing()).await.unwrap();
+    let both = tokio::join!(running(), running());
+    assert!(both.0 != both.1, "of two who have seen it queued, one begins it");
+    assert!(!rig.run(scan, host, 2).await);
     rig.apply(scan, host, &[outcome("r", openwatch_model::Status::Pass)]).await.unwrap();
 }
 

@@ -6,10 +6,11 @@ use openwatch_model::ScanId;
 use openwatch_model::scan::{Failure, FailureReason, ScanState, Selection};
 use openwatch_model::schedule::backoff_after_failure;
 use openwatch_store::end::{self, Ending, Source};
+use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::rescue::{self, Patience};
-use openwatch_store::{Role, Store, host, read, scan, vault};
+use openwatch_store::{Role, Store, host, read, vault};
 
-use super::{Applied, Rig, passing};
+use super::{Applied, Rig, nothing, passing};
 
 pub(super) async fn fail(store: &Store, scan: ScanId, reason: FailureReason) -> bool {
     let mut tx = store.begin().await.unwrap();
@@ -56,8 +57,7 @@ async fn a_scan_that_nobody_speaks_of_is_tried_again_and_then_lost() {
         rescue::overdue(&mut tx, patience, 10).await.unwrap()
     };
     assert!(overdue().await.is_empty());
-    let (tx, _) = scan::mark_running(&rig.writer, scan, host, 1, "w").await.unwrap().unwrap();
-    tx.commit().await.unwrap();
+    assert!(rig.run(scan, host, 1).await);
     sqlx::query("update scan set started_at = started_at - interval '700 seconds'")
         .execute(&mut rig.look().await)
         .await
@@ -84,15 +84,61 @@ async fn the_vault_sees_only_the_current_attempt() {
     let store = rig.database.store(Role::Vault).await;
     let host = rig.host("web-1").await;
     let scan = rig.queued(host, Selection::full()).await;
-    let (mut tx, attempt) = vault::open_attempt(&store, scan).await.unwrap().unwrap();
+    let (_, attempt) = vault::attempt(&store, scan).await.unwrap().unwrap();
     assert_eq!((attempt.attempt, attempt.tag.as_deref(), attempt.grants), (1, Some(&[7u8; 32][..]), 0));
     assert_eq!((attempt.user.as_deref(), attempt.credential), (Some("scan"), None));
-    vault::granted(&mut tx, scan).await.unwrap();
-    tx.commit().await.unwrap();
     rig.apply(scan, host, &passing(1)).await.unwrap();
-    let (_, attempt) = vault::open_attempt(&store, scan).await.unwrap().unwrap();
-    assert_eq!((attempt.state, attempt.grants), (ScanState::Completed, 1));
-    assert!(vault::open_attempt(&store, ScanId(uuid::Uuid::new_v4())).await.unwrap().is_none());
+    let (_, attempt) = vault::attempt(&store, scan).await.unwrap().unwrap();
+    assert_eq!(attempt.state, ScanState::Completed);
+    assert!(vault::attempt(&store, ScanId(uuid::Uuid::new_v4())).await.unwrap().is_none());
+}
+
+/// What comes between a vault's look and its answer: then there is no answer, nothing counted and nothing told.
+#[tokio::test]
+async fn a_secret_is_released_only_as_everything_was_when_it_was_judged() {
+    let rig = Rig::new().await;
+    let store = rig.database.store(Role::Vault).await;
+    let host = rig.host("web-1").await;
+    rig.host("door").await;
+    let mut look = rig.look().await;
+    let secret =
+        "insert into credential (id, name, username, auth_method, key_id, ciphertext, is_default, created_by)
+                  values (gen_random_uuid(), 'fleet', 'scan', 'password', 'k', '\\x01', true, 't')";
+    sqlx::raw_sql(secret).execute(&mut look).await.unwrap();
+    let scan = rig.queued(host, Selection::full()).await;
+    let told = || {
+        let message = OutboxMessage {
+            message_id: String::new(),
+            subject: String::new(),
+            headers: Default::default(),
+            payload: vec![1],
+            packed: true,
+        };
+        Told { sender: "vault", messages: vec![message], ..nothing() }
+    };
+    let mut released = 0;
+    for (between, holds) in [
+        ("select 1", true),
+        ("update credential set ciphertext = '\\x02'", false),
+        ("update credential set is_default = false", false),
+        ("update host set jump_id = (select id from host where name = 'door') where name = 'web-1'", false),
+        ("update scan set attempt = attempt + 1", false),
+        ("update scan set tag = sha256('another')", false),
+        ("update host set deleted_at = now() where name = 'web-1'", false),
+        ("select 1", true),
+        ("update scan set state = 'failed', failure_reason = 'lost', finished_at = now()", false),
+    ] {
+        let whole = "update credential set is_default = true; update host set deleted_at = null";
+        sqlx::raw_sql(whole).execute(&mut look).await.unwrap();
+        let (moment, attempt) = vault::attempt(&store, scan).await.unwrap().unwrap();
+        let secret = attempt.credential.clone().unwrap();
+        sqlx::raw_sql(between).execute(&mut look).await.unwrap();
+        let done = vault::release(&store, moment, &attempt, (host, &secret), &told()).await.unwrap();
+        assert_eq!(done, holds, "{between}");
+        released += i64::from(done);
+        assert_eq!(rig.number("select grants::bigint from scan").await, released, "{between}");
+        assert_eq!(rig.number("select count(*) from outbox where sender = 'vault'").await, released);
+    }
 }
 
 #[tokio::test]

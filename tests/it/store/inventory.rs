@@ -95,19 +95,26 @@ async fn a_credential_goes_from_sealed_to_encrypted_to_gone() {
 
     let mut tx = vault.begin().await.unwrap();
     let mut other = vault.begin().await.unwrap();
-    assert_eq!(credential::pending(&mut tx, 10).await.unwrap().len(), 2);
+    let pending = credential::pending(&mut tx, 10).await.unwrap();
+    assert_eq!(pending.len(), 2);
     assert!(credential::pending(&mut other, 10).await.unwrap().is_empty(), "one vault at a time");
-    assert!(credential::store_encrypted(&mut tx, id, "dek-1", &[9]).await.unwrap());
+    let seen = pending.iter().find(|stored| stored.id == id).unwrap();
+    assert!(credential::store_encrypted(&mut tx, seen, "dek-1", &[9]).await.unwrap());
+    // Who saw the secret before that, or before somebody set another one, must not take its place.
+    assert!(!credential::store_encrypted(&mut tx, seen, "dek-1", &[8]).await.unwrap());
     tx.commit().await.unwrap();
     drop(other);
-    let mut tx = vault.begin().await.unwrap();
-    let found = credential::resolve(&mut tx, a).await.unwrap().unwrap();
+    let found = credential::resolve(&vault, a).await.unwrap().unwrap();
     assert_eq!(
         (found.id, found.secret),
         (id, StoredSecret::Encrypted { key_id: "dek-1".into(), ciphertext: vec![9] })
     );
-    assert_eq!(credential::resolve(&mut tx, b).await.unwrap().unwrap().id, own, "the newest default");
-    assert_eq!(credential::under_other_key(&mut tx, "dek-2", 10).await.unwrap().len(), 1);
+    assert_eq!(credential::resolve(&vault, b).await.unwrap().unwrap().id, own, "the newest default");
+    let mut tx = vault.begin().await.unwrap();
+    let other = credential::under_other_key(&mut tx, "dek-2", 10).await.unwrap();
+    assert_eq!(other.len(), 1);
+    assert!(credential::store_encrypted(&mut tx, &other[0], "dek-2", &[7]).await.unwrap());
+    assert!(!credential::store_encrypted(&mut tx, &other[0], "dek-3", &[6]).await.unwrap());
     drop(tx);
 
     let mut tx = rig.api.begin().await.unwrap();

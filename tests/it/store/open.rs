@@ -84,8 +84,7 @@ async fn a_scan_is_among_those_under_way_until_it_ends_whatever_comes_between() 
     tx.commit().await.unwrap();
     sound("promoted").await;
     assert_eq!(issue(&rig).await, [(scan, 2)]);
-    let (tx, _) = scan::mark_running(&rig.writer, scan, host, 2, "w").await.unwrap().unwrap();
-    tx.commit().await.unwrap();
+    assert!(rig.run(scan, host, 2).await);
     sound("begun").await;
     assert_eq!(listed(&rig, ScanState::Running).await, [scan]);
     assert_eq!(listed(&rig, ScanState::Queued).await, []);

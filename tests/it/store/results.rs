@@ -126,7 +126,7 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
         // Under way when the statement comes: it waits, and then sees what became of it.
         let (ended, ()) = tokio::join!(apply::unchanged(&rig.writer, &moment, &open, &done, &told), async {
             eventually("the statement waits", || async {
-                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with ended as%'";
+                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with done as%'";
                 (rig.number(waits).await > 0).then_some(())
             })
             .await;

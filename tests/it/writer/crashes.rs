@@ -61,7 +61,7 @@ const POINTS: &[(&str, &str, Die)] = &[
         "writer",
         Die::At { lock: "lock table audit_event in share mode", statement: "insert into audit_event" },
     ),
-    ("before the outbox", "writer", Die::At { lock: OUTBOX, statement: "with logged as" }),
+    ("before the outbox", "writer", Die::At { lock: OUTBOX, statement: "with done as (select)" }),
     (
         "after the commit, before the ack",
         "writer",
@@ -69,7 +69,7 @@ const POINTS: &[(&str, &str, Die)] = &[
     ),
     ("published and not forgotten", "writer", Die::Unforgotten),
     ("before the drift row", "drift", Die::At { lock: DRIFT, statement: "insert into drift" }),
-    ("between drift row and outbox", "drift", Die::At { lock: OUTBOX, statement: "with logged as" }),
+    ("between drift row and outbox", "drift", Die::At { lock: OUTBOX, statement: "with done as (select)" }),
     (
         "drift committed, before the ack",
         "drift",
@@ -84,12 +84,12 @@ const SILENT: &[(&str, &str, Die)] = &[
     (
         "before the one statement",
         "writer",
-        Die::At { lock: LEDGER, statement: "with ended as%insert into scan_ledger" },
+        Die::At { lock: LEDGER, statement: "with done as%insert into scan_ledger" },
     ),
     (
         "after the commit of the one statement, before the ack",
         "writer",
-        Die::Unacked { lock: LEDGER, statement: "with ended as%insert into scan_ledger" },
+        Die::Unacked { lock: LEDGER, statement: "with done as%insert into scan_ledger" },
     ),
 ];
 

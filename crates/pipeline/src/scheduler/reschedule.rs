@@ -5,8 +5,8 @@ use openwatch_bus::message::event::{Body, Event, ScheduleUpdated as ScheduleUpda
 use openwatch_bus::{Bus, Message, Next};
 use openwatch_model::audit::ScheduleFacts;
 use openwatch_model::scan::Lane;
-use openwatch_model::schedule::{Backoff, CAP_MINUTES, DueReason, next_after_failure, next_scan_for};
-use openwatch_model::score::{ComplianceState, Score};
+use openwatch_model::schedule::{Backoff, DueReason, next_after_failure, next_scan_for};
+use openwatch_model::score::ComplianceState;
 use openwatch_model::{ScanId, Timestamp};
 use openwatch_store::Store;
 use openwatch_store::schedule::{self, Reschedule};
@@ -56,64 +56,70 @@ async fn apply_end(
     event: Event,
     message: &Message,
 ) -> Result<(), StageError> {
-    let Some(host) = event.host else { return Ok(()) };
-    let Some((mut tx, prior)) = schedule::hold(store, host).await? else { return Ok(()) };
-    let now = tx.now();
-    let Some(after) = decide(policy, &event.body, &prior, now).await? else { return Ok(()) };
-    let After { scan, number, outcome, interval_minutes, next_at, reason, policy_version } = after;
-    let completed_at = outcome.is_some().then_some(now);
-    let change = Reschedule {
-        host,
-        number,
-        outcome,
-        interval_minutes,
-        next_at,
-        reason,
-        completed_at,
-        policy_version: &policy_version,
-    };
-    let Some(new) = schedule::update_after_scan(&mut tx, &change).await? else { return Ok(()) };
-    let mut out = Out::new(STAGE, event.id.to_string()).under(&policy_version).traced(message.trace);
-    out.event(
-        &tx,
-        Some(host),
-        ScheduleUpdatedEvent {
-            host_id: host,
-            scan_id: Some(scan),
-            change_kind: "post_scan_update".to_owned(),
-            compliance_state: ComplianceState::parse(&new.compliance_state).unwrap_or_default(),
-            compliance_score: new.compliance_score,
-            interval_minutes: u32::try_from(new.current_interval_minutes).unwrap_or_default(),
-            next_scan_at: new.next_scheduled_scan,
-            policy_version: policy_version.clone(),
-        },
-    );
-    out.audit(&tx, &updated((host, prior, new), "post_scan_update"));
-    Ok(out.commit(tx).await?)
+    let (Some(host), Some(end)) = (event.host, End::of(&event.body)) else { return Ok(()) };
+    while let Some((moment, seen, prior)) = schedule::look(store, host, end.number).await? {
+        let Some(new) = decide(policy, &event.body, &prior, moment.now()).await? else { return Ok(()) };
+        let mut out = Out::new(STAGE, event.id.to_string()).under(end.policy_version).traced(message.trace);
+        out.event(
+            &moment,
+            Some(host),
+            ScheduleUpdatedEvent {
+                host_id: host,
+                scan_id: Some(end.scan),
+                change_kind: "post_scan_update".to_owned(),
+                compliance_state: ComplianceState::parse(&new.compliance_state).unwrap_or_default(),
+                compliance_score: new.compliance_score,
+                interval_minutes: u32::try_from(new.current_interval_minutes).unwrap_or_default(),
+                next_scan_at: new.next_scheduled_scan,
+                policy_version: end.policy_version.to_owned(),
+            },
+        );
+        out.audit(&moment, &updated((host, prior, new.clone()), "post_scan_update"));
+        let completed_at = end.completed.then_some(moment.now());
+        let change = Reschedule { host, number: end.number, seen, new, completed_at };
+        if schedule::update_after_scan(store, moment, &change, &out.told(&moment)).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
-/// What the end of a scan means for its host's schedule.
-struct After {
+/// The end of a scan that may move its host's schedule: a filtered or superseded one does not, nor the failure of one that was
+/// asked for by hand.
+struct End<'a> {
     scan: ScanId,
     number: i64,
-    outcome: Option<(ComplianceState, Score, bool)>,
-    interval_minutes: u32,
-    next_at: Timestamp,
-    reason: DueReason,
-    policy_version: String,
+    completed: bool,
+    policy_version: &'a str,
 }
 
-/// Nothing when the event moves no schedule: filtered, superseded, or asked for by hand (unless the policy says that a
-/// scan by hand counts). A host that never had a state takes it from any full scan, but keeps its due time.
+impl<'a> End<'a> {
+    fn of(body: &'a Body) -> Option<Self> {
+        let (scan, number, completed, policy_version) = match body {
+            Body::ScanCompleted(it) if it.full && !it.superseded => {
+                (it.scan_id, it.host_number, true, &it.policy_version)
+            }
+            Body::ScanFailed(it) if it.trigger == Lane::Scheduled => {
+                (it.scan_id, it.host_number, false, &it.policy_version)
+            }
+            _ => return None,
+        };
+        Some(Self { scan, number, completed, policy_version })
+    }
+}
+
+/// What the end of a scan makes of its host's row. Nothing when the scan was asked for by hand, unless the policy says that
+/// such a scan counts. A host that never had a state takes it from any full scan, but keeps its due time.
 async fn decide(
     policy: &PolicyWatch,
     body: &Body,
     prior: &ScheduleFacts,
     now: Timestamp,
-) -> Result<Option<After>, StageError> {
+) -> Result<Option<ScheduleFacts>, StageError> {
     let before = ComplianceState::parse(&prior.compliance_state).unwrap_or_default();
+    let prior = prior.clone();
     Ok(match body {
-        Body::ScanCompleted(it) if it.full && !it.superseded => {
+        Body::ScanCompleted(it) => {
             let policy = policy.version(&it.policy_version).await?;
             let moves = it.trigger == Lane::Scheduled || policy.manual_scan_refreshes_schedule;
             if !moves && before != ComplianceState::Unknown {
@@ -121,32 +127,32 @@ async fn decide(
             }
             let score = it.summary.after;
             let state = policy.bands.classify(score, it.critical_failing, before);
-            let due = next_scan_for(state, Some(now), &policy.ladder).unwrap_or(now);
-            Some(After {
-                scan: it.scan_id,
-                number: it.host_number,
-                outcome: Some((state, score, it.critical_failing)),
-                interval_minutes: policy.ladder.minutes(state),
-                next_at: if moves { due } else { prior.next_scheduled_scan },
-                reason: match DueReason::parse(&prior.next_reason) {
-                    Some(before) if !moves => before,
-                    _ => DueReason::Interval,
-                },
-                policy_version: it.policy_version.clone(),
+            let (next_at, reason) = if moves {
+                let due = next_scan_for(state, Some(now), &policy.ladder).unwrap_or(now);
+                (due, DueReason::Interval.as_str().to_owned())
+            } else {
+                (prior.next_scheduled_scan, prior.next_reason)
+            };
+            Some(ScheduleFacts {
+                compliance_state: state.as_str().to_owned(),
+                compliance_score: score.percent(),
+                has_critical_findings: it.critical_failing,
+                current_interval_minutes: i32::try_from(policy.ladder.minutes(state)).unwrap_or(i32::MAX),
+                next_scheduled_scan: next_at,
+                next_reason: reason,
+                policy_version_at_last_scan: Some(it.policy_version.clone()),
+                ..prior
             })
         }
-        Body::ScanFailed(it) if it.trigger == Lane::Scheduled => {
+        Body::ScanFailed(it) => {
             let backoff =
                 Backoff { consecutive_failures: it.consecutive_failures, suppress_until: it.suppress_until };
             let (next_at, reason) = next_after_failure(backoff, now);
-            Some(After {
-                scan: it.scan_id,
-                number: it.host_number,
-                outcome: None,
-                interval_minutes: u32::try_from(prior.current_interval_minutes).unwrap_or(CAP_MINUTES),
-                next_at,
-                reason,
-                policy_version: it.policy_version.clone(),
+            Some(ScheduleFacts {
+                next_scheduled_scan: next_at,
+                next_reason: reason.as_str().to_owned(),
+                policy_version_at_last_scan: Some(it.policy_version.clone()),
+                ..prior
             })
         }
         _ => None,

@@ -213,36 +213,39 @@ impl Writer {
         if (it.host, it.scan) != (host, scan) {
             return Err(Refusal::Contradiction.into());
         }
-        let begun = scan::mark_running(&self.store, scan, host, it.attempt, &it.worker).await?;
-        let Some((tx, begun)) = begun else { return Ok(()) };
-        let mut out = Out::new(STAGE, scan.to_string())
-            .by(Actor::Worker(it.worker.clone()))
-            .under(&begun.policy_version)
-            .traced(message.trace);
-        out.audit(
-            &tx,
-            &ScanStarted {
-                host_id: begun.host,
-                scan_id: scan,
-                framework_id: begun.selection.framework.clone(),
-                policy_version: begun.policy_version.clone(),
-                worker: it.worker.clone(),
-            },
-        );
-        out.event(
-            &tx,
-            Some(begun.host),
-            ScanStartedEvent {
-                scan_id: scan,
-                host_id: begun.host,
-                attempt: it.attempt,
-                trigger: begun.lane,
-                framework_id: begun.selection.framework,
-                policy_version: begun.policy_version,
-                worker: it.worker,
-            },
-        );
-        out.commit(tx).await?;
+        while let Some((moment, begun)) = scan::queued(&self.store, scan, host, it.attempt).await? {
+            let mut out = Out::new(STAGE, scan.to_string())
+                .by(Actor::Worker(it.worker.clone()))
+                .under(&begun.policy_version)
+                .traced(message.trace);
+            out.audit(
+                &moment,
+                &ScanStarted {
+                    host_id: begun.host,
+                    scan_id: scan,
+                    framework_id: begun.selection.framework.clone(),
+                    policy_version: begun.policy_version.clone(),
+                    worker: it.worker.clone(),
+                },
+            );
+            out.event(
+                &moment,
+                Some(begun.host),
+                ScanStartedEvent {
+                    scan_id: scan,
+                    host_id: begun.host,
+                    attempt: it.attempt,
+                    trigger: begun.lane,
+                    framework_id: begun.selection.framework.clone(),
+                    policy_version: begun.policy_version.clone(),
+                    worker: it.worker.clone(),
+                },
+            );
+            let (by, told) = ((it.attempt, it.worker.as_str()), out.told(&moment));
+            if scan::mark_running(&self.store, moment, scan, by, &begun, &told).await? {
+                break;
+            }
+        }
         Ok(())
     }
 }

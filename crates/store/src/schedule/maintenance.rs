@@ -78,7 +78,7 @@ pub async fn grant(tx: &mut Tx<'_>) -> Result<Vec<Granted>, StoreError> {
     let mut granted = Vec::new();
     for wish in wishes {
         let host = HostId(wish.host_id);
-        let Some((_, prior)) = super::lock(tx.connection(), host).await? else { continue };
+        let Some(prior) = super::lock(tx.connection(), host).await? else { continue };
         if prior.maintenance_mode == wish.maintenance && prior.maintenance_until == wish.until {
             continue;
         }

@@ -4,6 +4,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::outbox::OutboxMessage;
+
+/// How soon what was put in line is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Ring {
+    /// It is only told.
+    Soon,
+    /// Somebody waits for it.
+    Now,
+}
+
+impl Ring {
+    /// What is packed is only told.
+    pub(crate) fn of(messages: &[OutboxMessage]) -> Self {
+        if messages.iter().all(|message| message.packed) { Self::Soon } else { Self::Now }
+    }
+}
+
 /// Shared by all clones of a [`crate::Store`]. A call through the database wakes every process that listens to anything;
 /// this wakes the one that is meant.
 #[derive(Clone, Default)]
@@ -14,6 +32,8 @@ struct Inner {
     /// Sender whose rows are relayed here.
     answered_by: Mutex<Option<String>>,
     bell: Notify,
+    /// Rung besides for [`Ring::Now`].
+    hurry: Notify,
 }
 
 /// Somebody answers the bell, until this is dropped.
@@ -32,7 +52,10 @@ impl Doorbell {
         self.answered_by().as_deref() == Some(sender)
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn ring(&self, how: Ring) {
+        if how == Ring::Now {
+            self.0.hurry.notify_one();
+        }
         self.0.bell.notify_one();
     }
 
@@ -45,6 +68,11 @@ impl Answering {
     /// Waits until it rings, unless it has rung since the last time. Safe to drop while it waits.
     pub(crate) async fn rung(&self) {
         self.0.0.bell.notified().await;
+    }
+
+    /// Waits until somebody is in a hurry, unless somebody was since the last time. Safe to drop while it waits.
+    pub(crate) async fn hurried(&self) {
+        self.0.0.hurry.notified().await;
     }
 }
 

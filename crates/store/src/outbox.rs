@@ -6,6 +6,7 @@ use std::time::Duration;
 use openwatch_model::Timestamp;
 
 use crate::audit::Columns;
+use crate::doorbell::Ring;
 use crate::{Store, StoreError, Tx};
 
 /// A statement that does something and tells of it, or does neither. It begins with what is done: table expressions, of which
@@ -77,7 +78,7 @@ macro_rules! do_telling {
             $crate::outbox::telling!($doing, told.sender, &told.log, &told.messages, $moment, call $(, $with)*);
         let row = statement.fetch_one(store.pool()).await.map_err($crate::StoreError::from);
         if rung && row.as_ref().is_ok_and(|row| row.done) {
-            store.doorbell().ring();
+            store.doorbell().ring($crate::doorbell::Ring::of(&told.messages));
         }
         row.map(|row| row.done)
     }};
@@ -176,7 +177,7 @@ async fn write(
     if log.ids.is_empty() && messages.is_empty() {
         return Ok(());
     }
-    let call = !messages.is_empty() && !tx.rings(sender);
+    let call = !messages.is_empty() && !tx.rings(sender, Ring::of(messages));
     let moment = **tx;
     telling!("done as (select)", sender, log, messages, moment, call).fetch_one(tx.connection()).await?;
     Ok(())

@@ -92,6 +92,12 @@ impl Relay {
         self.bell.rung().await;
     }
 
+    /// Waits until something is put in line in this process that is not only told: a job, say. It may have been taken already.
+    /// Safe to drop while it waits.
+    pub async fn hurried(&self) {
+        self.bell.hurried().await;
+    }
+
     /// Gives it back at once.
     pub async fn release(self) {
         // The server frees the lock when the session ends, whether or not the farewell arrives.

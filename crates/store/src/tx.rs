@@ -7,7 +7,7 @@ use sqlx::{Acquire, PgConnection, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::StoreError;
-use crate::doorbell::Doorbell;
+use crate::doorbell::{Doorbell, Ring};
 
 /// The one time for every decision of a unit of work: the database's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Tx<'a> {
     /// Of this process's relay; whoever puts something in line without one calls through the database.
     bell: Option<Doorbell>,
     /// Something was put in line for it.
-    ring: bool,
+    ring: Option<Ring>,
 }
 
 impl Deref for Tx<'_> {
@@ -67,7 +67,7 @@ impl<'a> Tx<'a> {
 
     /// Of a transaction whose time a statement has told on the way.
     pub(crate) fn begun(inner: Transaction<'a, Postgres>, now: Timestamp, bell: Option<Doorbell>) -> Self {
-        Self { inner, moment: Moment::at(now), bell, ring: false }
+        Self { inner, moment: Moment::at(now), bell, ring: None }
     }
 
     /// Makes everything done in it happen.
@@ -76,8 +76,8 @@ impl<'a> Tx<'a> {
     /// It did not, or the answer was lost: either way the caller does the same again.
     pub async fn commit(self) -> Result<(), StoreError> {
         self.inner.commit().await?;
-        if let Some(bell) = self.bell.filter(|_| self.ring) {
-            bell.ring();
+        if let Some((bell, how)) = self.bell.zip(self.ring) {
+            bell.ring(how);
         }
         Ok(())
     }
@@ -89,14 +89,16 @@ impl<'a> Tx<'a> {
     pub async fn savepoint(&mut self) -> Result<Tx<'_>, StoreError> {
         let moment = self.moment;
         // What it puts in line is there when the whole commits; ringing for nothing does no harm.
-        self.ring = true;
-        Ok(Tx { inner: self.inner.begin().await?, moment, bell: self.bell.clone(), ring: false })
+        self.ring = Some(Ring::Now);
+        Ok(Tx { inner: self.inner.begin().await?, moment, bell: self.bell.clone(), ring: None })
     }
 
     /// Whether the commit rings for what this sender puts in line; else somebody has to be called.
-    pub(crate) fn rings(&mut self, sender: &str) -> bool {
+    pub(crate) fn rings(&mut self, sender: &str, how: Ring) -> bool {
         let answered = self.bell.as_ref().is_some_and(|bell| bell.is_answered_by(sender));
-        self.ring |= answered;
+        if answered {
+            self.ring = self.ring.max(Some(how));
+        }
         answered
     }
 

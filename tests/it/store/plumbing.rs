@@ -11,7 +11,7 @@ use openwatch_store::retention::{self, Keep};
 use openwatch_store::{Page, Relay, Role, StoreError, Wake, audit, inbox, listen, migrate, schema_state};
 use serde_json::json;
 
-use super::Rig;
+use super::{Rig, passing};
 
 fn message(id: &str) -> OutboxMessage {
     OutboxMessage {
@@ -80,23 +80,28 @@ async fn who_relays_in_the_same_process_is_rung_and_nobody_else_is_woken() {
     let rig = Rig::new().await;
     let mut listener = rig.writer.listen(&[listen::OUTBOX]).await.unwrap();
     let relay = Relay::try_take(&rig.writer, "writer").await.unwrap().unwrap();
-    let put = |sender: &'static str, commit: bool| {
+    let put = |sender: &'static str, packed: bool, commit: bool| {
         let store = rig.writer.clone();
         async move {
             let mut tx = store.begin().await.unwrap();
-            outbox::put(&mut tx, sender, &[message(&format!("{sender} {commit}"))]).await.unwrap();
+            let message = OutboxMessage { packed, ..message(&format!("{sender} {commit}")) };
+            outbox::put(&mut tx, sender, &[message]).await.unwrap();
             if commit {
                 tx.commit().await.unwrap();
             }
         }
     };
     let soon = Duration::from_millis(200);
-    put("writer", false).await;
+    put("writer", false, false).await;
     assert!(tokio::time::timeout(soon, relay.rung()).await.is_err(), "what is undone is not told");
-    put("writer", true).await;
+    put("writer", true, true).await;
     tokio::time::timeout(soon, relay.rung()).await.expect("it rang");
+    assert!(tokio::time::timeout(soon, relay.hurried()).await.is_err(), "nobody waits for what is told");
+    put("writer", false, true).await;
+    tokio::time::timeout(soon, relay.rung()).await.expect("it rang");
+    tokio::time::timeout(soon, relay.hurried()).await.expect("somebody waits");
     // Somebody else's relay is in another process, and so is ours when it has ended.
-    put("drift", true).await;
+    put("drift", false, true).await;
     relay.release().await;
     let mut tx = rig.writer.begin().await.unwrap();
     outbox::put(&mut tx, "writer", &[message("later")]).await.unwrap();
@@ -105,6 +110,25 @@ async fn who_relays_in_the_same_process_is_rung_and_nobody_else_is_woken() {
         let call = Wake::Call { channel: listen::OUTBOX.to_owned(), payload: sender.to_owned() };
         assert_eq!(listener.recv().await.unwrap(), call);
     }
+}
+
+/// Plans are kept, and the first of them are made while a new installation's tables are empty: read as a whole, then.
+#[tokio::test]
+async fn tables_that_were_empty_once_are_not_read_as_a_whole_ever_after() {
+    let rig = Rig::new().await;
+    let host = rig.host("web-1").await;
+    sqlx::raw_sql("analyze scan_ledger, evidence, rule_state").execute(&mut rig.look().await).await.unwrap();
+    for n in 0..10 {
+        rig.scanned(host, &passing(20 + n)).await;
+    }
+    // A session reports what it has read at most once a second.
+    for n in 10..12 {
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        rig.scanned(host, &passing(20 + n)).await;
+    }
+    let read = "select coalesce(sum(seq_tup_read), 0)::bigint from pg_stat_user_tables
+                where relname in ('scan_ledger', 'evidence', 'rule_state')";
+    assert_eq!(rig.number(read).await, 0);
 }
 
 #[tokio::test]

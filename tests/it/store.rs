@@ -127,10 +127,10 @@ impl Rig {
 
     /// What the writer does when a worker has begun: whether the scan runs since then.
     async fn run(&self, scan: ScanId, host: HostId, attempt: u32) -> bool {
-        let Some((moment, seen)) = scan::queued(&self.writer, scan, host, attempt).await.unwrap() else {
+        let Some((moment, _)) = scan::queued(&self.writer, scan, host, attempt).await.unwrap() else {
             return false;
         };
-        scan::mark_running(&self.writer, moment, scan, (attempt, "w"), &seen, &nothing()).await.unwrap()
+        scan::mark_running(&self.writer, moment, scan, attempt, "w", &nothing()).await.unwrap()
     }
 
     async fn look(&self) -> PgConnection {

@@ -15,7 +15,7 @@ use openwatch_store::{Moment, StoreError, Tx, audit};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Collects what a `tx` sends on; [`Out::commit`] writes it to the outbox and commits.
+/// Collects what a unit of work sends on; [`Out::commit`] writes it to the outbox and commits.
 pub(crate) struct Out {
     sender: &'static str,
     actor: Actor,
@@ -76,7 +76,7 @@ impl Out {
         self.batch.extend(messages);
     }
 
-    /// Sends an event, dated as the `tx`. Returns its id.
+    /// Sends an event, dated as the unit of work. Returns its id.
     pub(crate) fn event(&mut self, moment: &Moment, host: Option<HostId>, body: impl Into<Body>) -> Uuid {
         self.event_at(moment, host, body, moment.now())
     }

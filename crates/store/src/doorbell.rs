@@ -9,14 +9,14 @@ use crate::outbox::OutboxMessage;
 /// How soon what was put in line is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Ring {
-    /// It is only told.
+    /// With what else comes soon: events, records, and jobs of which many fall due at once.
     Soon,
-    /// Somebody waits for it.
+    /// By itself.
     Now,
 }
 
 impl Ring {
-    /// What is packed is only told.
+    /// What is packed goes with others anyway.
     pub(crate) fn of(messages: &[OutboxMessage]) -> Self {
         if messages.iter().all(|message| message.packed) { Self::Soon } else { Self::Now }
     }

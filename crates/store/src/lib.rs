@@ -4,7 +4,8 @@
 //! database when they are written (`scripts/sqlx-prepare`) and rows become words of the model before they leave.
 //!
 //! **Must never know**: NATS, SSH, HTTP, keys, or a decision beyond what one statement must do atomically. A stage
-//! begins a [`Tx`], reads, asks the model, writes, commits; the decision stays visible in the stage.
+//! begins a [`Tx`], reads, asks the model, writes, commits; or looks, asks, and has one statement do it if what it saw still
+//! holds. The decision stays visible in the stage.
 //!
 //! Start reading at [`schedule`] (a host falls due), then [`scan`], [`end`] and [`apply`] (a scan ends), then [`read`].
 

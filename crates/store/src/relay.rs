@@ -92,7 +92,7 @@ impl Relay {
         self.bell.rung().await;
     }
 
-    /// Waits until something is put in line in this process that is not only told: a job, say. It may have been taken already.
+    /// Waits until something is put in line in this process that is not packed. It may have been taken already.
     /// Safe to drop while it waits.
     pub async fn hurried(&self) {
         self.bell.hurried().await;

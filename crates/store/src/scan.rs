@@ -144,7 +144,7 @@ pub struct Started {
     pub correlation: Option<String>,
 }
 
-/// Looks at a scan that waits to be begun, and since when we look. Nothing when it runs or has ended already, or the attempt
+/// Looks at a scan that waits to be begun, and at the time. Nothing when it runs or has ended already, or the attempt
 /// is not its current one. Called by the writer on the result part `started`.
 ///
 /// # Errors
@@ -184,14 +184,14 @@ pub async fn mark_running(
     store: &Store,
     moment: Moment,
     scan: ScanId,
-    (attempt, worker): (u32, &str),
-    seen: &Started,
+    attempt: u32,
+    worker: &str,
     told: &Told<'_>,
 ) -> Result<bool, StoreError> {
     do_telling!(
         "done as (
-           update scan set state = 'running', started_at = $2, worker = $24
-           where id = $21 and attempt = $22 and lane = $23 and state = 'queued' and tag is not null
+           update scan set state = 'running', started_at = $2, worker = $23
+           where id = $21 and attempt = $22 and state = 'queued' and tag is not null
            returning id
          )",
         store,
@@ -199,7 +199,6 @@ pub async fn mark_running(
         told,
         scan.0,
         i32::try_from(attempt).unwrap_or(i32::MAX),
-        seen.lane.as_str(),
         worker,
     )
 }

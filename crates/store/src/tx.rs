@@ -1,4 +1,4 @@
-//! A database transaction: the only way to change anything.
+//! A database transaction: the way to change anything that takes more than one statement.
 
 use std::ops::Deref;
 

@@ -72,7 +72,8 @@ pub async fn attempt(store: &Store, scan: ScanId) -> Result<Option<(Moment, Atte
 
 /// Counts a release, and tells of it, if everything it was judged by still holds: the attempt is open and current, its job and
 /// its way are the same, and the secret is still that of `owner`, which is the scanned host or the one it is reached through.
-/// Whether it does. Called by the vault before it answers.
+/// Whether it does; should the statement wait for the scan, credential and way are those of its beginning. Called by the vault
+/// before it answers.
 ///
 /// # Errors
 /// The database is away.

@@ -256,9 +256,8 @@ async fn a_job_order_says_all_that_a_job_needs_and_promotion_makes_the_old_job_s
     scan::issue(&mut tx, &[job(2)]).await.unwrap();
     tx.commit().await.unwrap();
     assert!(!rig.run(scan, host, 1).await, "the first job is stale");
-    let (moment, seen) = scan::queued(&rig.writer, scan, host, 2).await.unwrap().unwrap();
-    let running =
-        async || scan::mark_running(&rig.writer, moment, scan, (2, "w"), &seen, &nothing()).await.unwrap();
+    let (moment, _) = scan::queued(&rig.writer, scan, host, 2).await.unwrap().unwrap();
+    let running = async || scan::mark_running(&rig.writer, moment, scan, 2, "w", &nothing()).await.unwrap();
     let both = tokio::join!(running(), running());
     assert!(both.0 != both.1, "of two who have seen it queued, one begins it");
     assert!(!rig.run(scan, host, 2).await);

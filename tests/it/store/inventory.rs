@@ -103,7 +103,12 @@ async fn a_credential_goes_from_sealed_to_encrypted_to_gone() {
     // Who saw the secret before that, or before somebody set another one, must not take its place.
     assert!(!credential::store_encrypted(&mut tx, seen, "dek-1", &[8]).await.unwrap());
     tx.commit().await.unwrap();
-    drop(other);
+    let mut tx = vault.begin().await.unwrap();
+    let mut replaced = credential::resolve(&vault, b).await.unwrap().unwrap();
+    assert!(matches!(&replaced.secret, StoredSecret::Sealed(_)));
+    replaced.secret = StoredSecret::Sealed(b"the one before".to_vec());
+    assert!(!credential::store_encrypted(&mut tx, &replaced, "dek-1", &[8]).await.unwrap());
+    drop((tx, other));
     let found = credential::resolve(&vault, a).await.unwrap().unwrap();
     assert_eq!(
         (found.id, found.secret),

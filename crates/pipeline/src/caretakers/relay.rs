@@ -22,8 +22,8 @@ use crate::trail;
 const BATCH: u32 = 1000;
 /// How often the outbox is looked at when nobody called.
 const POLL: Duration = Duration::from_secs(1);
-/// Least time between two looks, unless somebody waits for what was put in line: the first event after a pause goes at once,
-/// and what a busy stage tells in so long goes together. A look costs the database and the bus about as much for one row as
+/// Least time between two looks, unless this process put a message in line by itself, such as a job that somebody asked for:
+/// the first event after a pause goes at once, and what a busy stage tells in so long goes together. A look costs the database and the bus about as much for one row as
 /// for ten.
 const PACE: Duration = Duration::from_millis(20);
 /// A moment is quiet when nobody called for so long.
@@ -102,10 +102,17 @@ async fn relay(
             called = called(&mut listener, sender) => called?,
             () = tokio::time::sleep(if sent.is_empty() { POLL } else { QUIET }) => {}
         }
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = relay.hurried() => {}
-            () = tokio::time::sleep_until(looked + PACE) => {}
+        let paced = tokio::time::sleep_until(looked + PACE);
+        tokio::pin!(paced);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = relay.hurried() => {}
+                () = &mut paced => {}
+                // The look that follows is an answer to all of them.
+                called = called(&mut listener, sender) => { called?; continue }
+            }
+            break;
         }
     }
 }

@@ -236,13 +236,13 @@ impl Writer {
                     host_id: begun.host,
                     attempt: it.attempt,
                     trigger: begun.lane,
-                    framework_id: begun.selection.framework.clone(),
-                    policy_version: begun.policy_version.clone(),
+                    framework_id: begun.selection.framework,
+                    policy_version: begun.policy_version,
                     worker: it.worker.clone(),
                 },
             );
-            let (by, told) = ((it.attempt, it.worker.as_str()), out.told(&moment));
-            if scan::mark_running(&self.store, moment, scan, by, &begun, &told).await? {
+            let told = out.told(&moment);
+            if scan::mark_running(&self.store, moment, scan, it.attempt, &it.worker, &told).await? {
                 break;
             }
         }

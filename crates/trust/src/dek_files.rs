@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::files::{KeyFileError, remove_secret, replace_secret};
+use crate::files::{KeyFileError, remove_secret, remove_unfinished, replace_secret};
 use crate::{Dek, Deks, KeyId};
 
 /// Names of the files, the current key first.
@@ -74,7 +74,14 @@ impl DekFiles {
     /// # Errors
     /// It cannot be removed.
     pub fn retire(&self) -> Result<(), KeyFileError> {
+        // First: whoever dies here comes again for the old key.
+        self.clear_unfinished()?;
         remove_secret(&self.file("dek.old"))
+    }
+
+    /// Whoever dies while a key is written leaves what was to take its place, and in it a key.
+    fn clear_unfinished(&self) -> Result<(), KeyFileError> {
+        DEK_FILES.iter().try_for_each(|name| remove_unfinished(&self.file(name)))
     }
 
     /// Makes another directory hold the same keys.
@@ -89,7 +96,7 @@ impl DekFiles {
                 None => remove_secret(&other.file(name))?,
             }
         }
-        Ok(())
+        other.clear_unfinished()
     }
 
     fn optional(&self, name: &str) -> Result<Option<Dek>, KeyFileError> {
@@ -138,8 +145,14 @@ mod tests {
         files.switch().unwrap();
         files.switch().unwrap();
         assert_eq!(ids(&files), [next, first.id()]);
+        let unfinished = dir.path().join("dek.old.0123456789abcdef.new");
+        std::fs::write(&unfinished, "a crash").unwrap();
+        let other = dir.path().join("dek.new");
+        std::fs::write(&other, "not ours").unwrap();
         files.retire().unwrap();
         files.retire().unwrap();
+        assert!(!unfinished.exists() && other.exists());
+        std::fs::remove_file(other).unwrap();
         assert_eq!(ids(&files), [next]);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left behind");
     }

@@ -150,6 +150,25 @@ pub(crate) fn remove_secret(path: &Path) -> Result<(), KeyFileError> {
     }
 }
 
+/// Removes what deaths in the middle of [`replace_secret`] have left beside this file. Nobody must be replacing it.
+pub(crate) fn remove_unfinished(path: &Path) -> Result<(), KeyFileError> {
+    let unreadable = |source| KeyFileError::Unreadable { path: path.into(), source };
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let found = entry.file_name();
+        let middle = found
+            .to_str()
+            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".new"));
+        if middle.is_some_and(|middle| middle.len() == 16 && middle.bytes().all(|b| b.is_ascii_hexdigit())) {
+            remove_secret(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The same for a public file of mode 0644.
 pub(crate) fn replace_public(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
     replace(path, bytes, 0o644)

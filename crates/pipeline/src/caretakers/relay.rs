@@ -23,8 +23,8 @@ const BATCH: u32 = 1000;
 /// How often the outbox is looked at when nobody called.
 const POLL: Duration = Duration::from_secs(1);
 /// Least time between two looks, unless this process put a message in line by itself, such as a job that somebody asked for:
-/// the first event after a pause goes at once, and what a busy stage tells in so long goes together. A look costs the database and the bus about as much for one row as
-/// for ten.
+/// the first event after a pause goes at once, and what a busy stage tells in so long goes together. A look costs the database
+/// and the bus about as much for one row as for ten.
 const PACE: Duration = Duration::from_millis(20);
 /// A moment is quiet when nobody called for so long.
 const QUIET: Duration = Duration::from_millis(100);

@@ -55,8 +55,10 @@ pub(crate) struct Remains {
 
 /// Functions and the hello frame. While a command runs the lane's own standard error is closed off, because shells report
 /// on it how their children died and those words are not the command's. A spool that ran full (`_kf`), or that no program
-/// can read back (`_kh`), ends the lane: part of an answer would look like all of it. Reads the process group from `/proc` so that it is only ever killed when it is ours
-/// alone: led by the `timeout` that we started, or by this shell.
+/// can read back (`_kh`), ends the lane: part of an answer would look like all of it. Reads the process group from `/proc` so
+/// that it is only ever killed when it is ours alone: led by the `timeout` that we started, or by this shell. Whoever is told to
+/// end (`_kq`) ends the command with a group of its own, if one runs: `$!` knows it from its first moment, and `_kj` is the last
+/// child that is none or over.
 pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     let nonce = lane.nonce.as_str();
     let cap = lane.cap;
@@ -70,8 +72,8 @@ pub(crate) fn prologue(lane: &Lane<'_>) -> String {
     let own = if lane.login_shell { "case $SHELL in */bash) _kL=$SHELL;; esac" } else { ":" };
     let mut text = format!(
         r#"set +xv 2>/dev/null; \unalias -a 2>/dev/null; unset -f printf read [ command eval kill wait umask 2>/dev/null; unset ENV BASH_ENV CDPATH; LC_ALL=C; export LC_ALL; PATH=$PATH:/usr/sbin:/sbin
-_kn={nonce}; _kt={timeout}; _kd=; _kg=-; _kj=; _kL=/bin/sh; {own}
-_kq(){{ [ -z "$_kj" ] || kill -9 -"$_kj" 2>/dev/null; [ -z "$_kd" ] || rm -rf "$_kd"; exit 143; }}
+_kn={nonce}; _kt={timeout}; _kd=; _kg=-; _kj=$!; _kL=/bin/sh; {own}
+_kq(){{ [ "$_kj" = "$!" ] || kill -9 -"$!" 2>/dev/null; [ -z "$_kd" ] || rm -rf "$_kd"; exit 143; }}
 trap _kq TERM HUP
 _ku(){{ read -r _kU _kx 2>/dev/null </proc/uptime || _kU=-; }}
 _kb(){{ _ku; printf '\n%s B %s %s\n' "$_kn" "$1" "$_kU"; }}
@@ -83,8 +85,8 @@ _kf(){{ {{ printf x >"$_kd/f" && : >"$_kd/f"; }} 2>/dev/null || exit 1; }}
 _kh(){{ [ -s "$1" ] || return 0; head -c {past_cap} "$1" 2>/dev/null || dd bs=1024 count={kib} <"$1" 2>/dev/null || cat "$1" 2>/dev/null || exit 1; }}
 _ki(){{ if [ "$_kt" = '?' ]; then if timeout -k 1 9 true; then _kt=t; else _kt=; fi </dev/null >/dev/null 2>&1; fi
 if [ -z "$_kt" ]; then {{ ( unset _kn; exec "${{5:-/bin/sh}}" -c "$4" ) </dev/null 2>&3 3>&-; _kR=$?; }} 3>&2 2>/dev/null
-elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
-else ( unset _kn; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null & _kj=$!; {{ wait "$_kj"; _kR=$?; kill -9 -"$_kj"; }} 2>/dev/null; _kj=; fi; _ke "$1" "$2"; }}
+elif _ks; then {{ ( unset _kn; ulimit -f {blocks} 2>/dev/null; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null >"$_kd/o" 2>"$_kd/e" & }} 2>/dev/null; {{ wait "$!"; _kR=$?; kill -9 -"$!"; }} 2>/dev/null; _kj=$!; _kf; _kh "$_kd/o"; _kh "$_kd/e" >&2
+else ( unset _kn; exec timeout -k 1 "$3" "${{5:-/bin/sh}}" -c "$4" ) </dev/null & {{ wait "$!"; _kR=$?; kill -9 -"$!"; }} 2>/dev/null; _kj=$!; fi; _ke "$1" "$2"; }}
 _kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_kg" = - ] || kill -9 -"$_kg"; exit 0; }}
 "#
     );
@@ -94,7 +96,8 @@ _kz(){{ printf '\n%s Z %s\n' "$_kn" "$1"; [ -z "$_kd" ] || rm -rf "$_kd"; [ "$_k
         // process that merely inherited our number.
         let _ = writeln!(
             text,
-            r#"( sleep {seconds}; read -r _kx _kx _kx _kp _kx </proc/self/stat && [ "$_kp" = "$$" ] && {{ kill -9 -$$ || kill -9 $$; }} ) </dev/null >/dev/null 2>&1 &"#
+            r#"( sleep {seconds}; read -r _kx _kx _kx _kp _kx </proc/self/stat && [ "$_kp" = "$$" ] && {{ kill -9 -$$ || kill -9 $$; }} ) </dev/null >/dev/null 2>&1 &
+_kj=$!"#
         );
     }
     for remains in lane.bury {
@@ -188,6 +191,35 @@ mod tests {
         assert_eq!(whole_seconds(Duration::ZERO), 1);
         assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
         assert_eq!(whole_seconds(Duration::MAX), 1_000_000);
+    }
+
+    /// Told to end when a command has begun and the shell has not yet come to its next word, as on a machine that is busy: the
+    /// command goes too.
+    #[test]
+    fn a_command_that_has_just_begun_goes_with_its_lane() {
+        let dir = tempfile::tempdir().unwrap();
+        let number = dir.path().join("number");
+        let (nonce, spool) = (Nonce::of("n0"), format!("ow-{}", std::process::id()));
+        let lane =
+            Lane { nonce: &nonce, spool: &spool, bury: &[], cap: 1024, login_shell: false, watchdog: None };
+        let script = format!("echo $$ >{}; exec sleep 60", number.display());
+        let limit = Some(Duration::from_secs(60));
+        let text = prologue(&lane)
+            + &chunk(&[Item { index: 0, script: &script, isolated: limit, login_shell: false }]);
+        let waits = "{ wait";
+        assert_eq!(text.matches(waits).count(), 2, "{text}");
+        let begun =
+            format!("while [ ! -s {} ]; do sleep 0.1; done; kill -TERM $$; {waits}", number.display());
+        let ended =
+            std::process::Command::new("sh").arg("-c").arg(text.replace(waits, &begun)).output().unwrap();
+        assert_eq!(ended.status.code(), Some(143), "{ended:?}");
+        let stat = format!("/proc/{}/stat", std::fs::read_to_string(&number).unwrap().trim());
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        let until = std::time::Instant::now() + Duration::from_secs(5);
+        while runs() {
+            assert!(std::time::Instant::now() < until, "it goes on for a minute");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

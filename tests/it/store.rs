@@ -28,7 +28,7 @@ use openwatch_store::host::{self, NewHost};
 use openwatch_store::outbox::Told;
 use openwatch_store::scan::{self, Issued, NewScan, Queued};
 use openwatch_store::{Role, Store, StoreError};
-use openwatch_tests::Database;
+use openwatch_tests::{Database, eventually};
 use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -131,6 +131,23 @@ impl Rig {
             return false;
         };
         scan::mark_running(&self.writer, moment, scan, attempt, "w", &nothing()).await.unwrap()
+    }
+
+    /// Does the work while somebody else moves something and commits only when the work's statement waits for it.
+    async fn meanwhile<T>(&self, moved: &'static str, work: impl Future<Output = T>) -> T {
+        let mut other = self.look().await;
+        sqlx::raw_sql("begin").execute(&mut other).await.unwrap();
+        sqlx::raw_sql(moved).execute(&mut other).await.unwrap();
+        let commit = async {
+            eventually("the statement waits", || async {
+                let waits = "select count(*) from pg_stat_activity where datname = current_database()
+                             and wait_event_type = 'Lock' and query like 'with done as%'";
+                (self.number(waits).await > 0).then_some(())
+            })
+            .await;
+            sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+        };
+        tokio::join!(work, commit).0
     }
 
     async fn look(&self) -> PgConnection {

@@ -160,16 +160,13 @@ async fn a_critical_host_goes_before_a_new_fleet() {
     let moved = async |change: &Reschedule| {
         schedule::update_after_scan(&rig.scheduler, moment, change, &nothing()).await.unwrap()
     };
-    // Somebody changed the row since: what was decided from it moves nothing.
-    sqlx::query("update host_compliance_schedule set maintenance_mode = true")
-        .execute(&mut rig.look().await)
-        .await
-        .unwrap();
+    // Somebody changed the row since, or does while the statement waits: what was decided from it moves nothing.
+    let on = "update host_compliance_schedule set maintenance_mode = true";
+    assert!(!rig.meanwhile(on, moved(&change)).await);
     assert!(!moved(&change).await);
-    sqlx::query("update host_compliance_schedule set maintenance_mode = false")
-        .execute(&mut rig.look().await)
-        .await
-        .unwrap();
+    let off = "update host_compliance_schedule set maintenance_mode = false";
+    sqlx::query(off).execute(&mut rig.look().await).await.unwrap();
+    assert!(!moved(&change).await, "it is what it was, and not the same");
     let (_, seen, _) = schedule::look(&rig.scheduler, old, 1).await.unwrap().unwrap();
     let change = Reschedule { seen, ..change };
     assert!(moved(&change).await);

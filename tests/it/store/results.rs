@@ -15,7 +15,6 @@ use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
-use openwatch_tests::eventually;
 
 use super::{Applied, Rig, apply_result, as_sent, outcome, passing, with_output};
 
@@ -118,20 +117,10 @@ async fn what_moved_since_it_was_seen_is_asked_again() {
                           + (select count(*) from scan where state = 'completed')";
         let before = rig.number(everything).await;
         let mut other = rig.look().await;
-        sqlx::raw_sql("begin; create table if not exists stood as select * from host_state")
-            .execute(&mut other)
-            .await
-            .unwrap();
-        sqlx::raw_sql(moved).execute(&mut other).await.unwrap();
-        // Under way when the statement comes: it waits, and then sees what became of it.
-        let (ended, ()) = tokio::join!(apply::unchanged(&rig.writer, &moment, &open, &done, &told), async {
-            eventually("the statement waits", || async {
-                let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'with done as%'";
-                (rig.number(waits).await > 0).then_some(())
-            })
-            .await;
-            sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
-        });
+        let stood = "create table if not exists stood as select * from host_state";
+        sqlx::raw_sql(stood).execute(&mut other).await.unwrap();
+        let work = apply::unchanged(&rig.writer, &moment, &open, &done, &told);
+        let ended = rig.meanwhile(moved, work).await;
         assert!(!ended.unwrap(), "{moved}");
         assert_eq!(rig.number(everything).await, before, "{moved}");
         let again = "update host_state h set full_digest = s.full_digest, full_seq = s.full_seq, applied_number = s.applied_number,

@@ -78,7 +78,15 @@ async fn settled(bus: &Bus, consumer: consume::Consumer) {
 
 /// Gives a consumer another ack wait, so that a test need not wait for the real one.
 pub(crate) async fn set_ack_wait(nats: &Nats, consumer: consume::Consumer, wait: Duration) {
-    let client = nats.client(openwatch_bus::User::Admin).await;
+    set_ack_wait_by(&nats.client(openwatch_bus::User::Admin).await, consumer, wait).await;
+}
+
+/// The same by a client of the administrator's.
+pub(crate) async fn set_ack_wait_by(
+    client: &async_nats::Client,
+    consumer: consume::Consumer,
+    wait: Duration,
+) {
     let consume::Consumer { stream, name } = consumer;
     let info = client.request(format!("$JS.API.CONSUMER.INFO.{stream}.{name}"), "".into()).await.unwrap();
     let info: serde_json::Value = serde_json::from_slice(&info.payload).unwrap();

@@ -5,6 +5,7 @@ mod bad_input;
 mod chaos;
 pub(crate) mod fleet;
 pub(crate) mod ground;
+mod hand_over;
 mod interrupt;
 mod kill;
 mod outage;

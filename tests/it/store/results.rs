@@ -15,7 +15,6 @@ use openwatch_store::end::{self, Ending, Found, Source};
 use openwatch_store::outbox::{OutboxMessage, Told};
 use openwatch_store::{StoreError, Tx, finding, host, read};
 
-
 use super::{Applied, Rig, apply_result, as_sent, outcome, passing, with_output};
 
 /// What a rule says now.

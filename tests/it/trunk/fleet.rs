@@ -8,6 +8,7 @@ use openwatch_app::private::{DataDir, Durability, Kind, NatsOptions, Places, Pri
 use openwatch_bus::{Bus, BusOptions, User};
 use openwatch_tests::sshd::Sshd;
 use openwatch_tests::{Program, Running, eventually, openwatch};
+use openwatch_trust::nats_user::NatsUser;
 use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 
@@ -217,6 +218,15 @@ impl Fleet {
     /// The bus as anybody.
     pub(crate) async fn bus(&self, user: User) -> Bus {
         Bus::connect(self.bus_options(user)).await.unwrap()
+    }
+
+    /// A stock client of anybody's.
+    pub(crate) async fn client_of(&self, user: User) -> async_nats::Client {
+        let seed = NatsUser::load(&self.keys(&format!("master/nats/{}.nk", user.as_str()))).unwrap();
+        let options = async_nats::ConnectOptions::with_nkey(seed.seed().to_owned());
+        // Nobody may hear the inboxes of others, so each has a prefix of its own.
+        let options = options.custom_inbox_prefix(format!("_INBOX_{}", user.as_str()));
+        options.connect(self.nats_url()).await.unwrap()
     }
 
     /// How anybody connects.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::targets::Targets;
-use super::{RULES, command, processes};
+use super::{RULES, command, processes, settle};
 use crate::trunk::fleet::Fleet;
 use crate::writer::outcomes;
 
@@ -35,7 +35,7 @@ enum Part {
 }
 
 impl Part {
-    /// How many the stages do at once: the slots of this executor, and of the writer.
+    /// How many the stages do at once: about as many sessions as a busy machine gets to, and the slots of the writer.
     fn at_once(self) -> usize {
         match self {
             Self::Sessions => 16,
@@ -309,8 +309,12 @@ pub(super) async fn sums(fleet: &mut Fleet, target: &Targets, traffic: Traffic) 
         traffic: Arc::new(traffic),
         hosts: hosts.fetch_all(&mut db).await.unwrap(),
     };
+    for (stream, each, size) in &raw.traffic.0 {
+        println!("  {stream:<14} {each:>8.2} messages per scan of {size:.0} bytes");
+    }
     let mut sums = [0.0; 2];
     for (together, sum) in [false, true].into_iter().zip(&mut sums) {
+        settle(&mut db).await;
         let before: Vec<f64> = processes.iter().map(|(_, whose)| spent(whose)).collect();
         let mut all = JoinSet::new();
         for part in PARTS {

@@ -1,7 +1,7 @@
 //! One process for each stage, as a large site would run them.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openwatch_bus::User;
 use openwatch_tests::{eventually_within, sshd};
@@ -74,4 +74,35 @@ fn worker_is_told_of_no_database(pid: u32) {
     let mut files = open(&pid.to_string());
     files.retain(|path| path.is_absolute() && !path.starts_with("/dev") && !inherited.contains(path));
     assert!(files.is_empty(), "a worker needs no disk: {files:?}");
+}
+
+/// Calls come as fast as a busy stage makes them; each look costs the database and the bus about as much for one row as for
+/// ten.
+#[tokio::test]
+async fn a_relay_that_is_called_all_the_time_looks_now_and_then() {
+    const CALLED_FOR: Duration = Duration::from_millis(600);
+    const PACE_MS: u128 = 20;
+    let ground = Ground::new(1);
+    let mut fleet = Fleet::prepare(&ground.rules()).await;
+    fleet.spawn("drift");
+    fleet.all_running().await;
+    let mut db = fleet.db().await;
+    let looks =
+        "select coalesce(sum(idx_scan), 0)::bigint from pg_stat_user_indexes where relname = 'outbox'";
+    let before = tables::count(&mut db, looks).await;
+    let (since, mut calls) = (Instant::now(), 0);
+    while since.elapsed() < CALLED_FOR {
+        tables::execute(&mut db, "select pg_notify('ow_outbox', 'drift')").await;
+        calls += 1;
+    }
+    let paced = i64::try_from(since.elapsed().as_millis() / PACE_MS).unwrap();
+    // The server adds up what a session did about once a second, and this one looks that often by itself.
+    let mut looked = 0;
+    while looked < paced / 3 {
+        assert!(since.elapsed() < Duration::from_secs(15), "{looked} looks for {calls} calls");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        looked = tables::count(&mut db, looks).await - before;
+    }
+    println!("{calls} calls, {looked} looks");
+    assert!(looked <= paced + 15, "{looked} looks for {calls} calls");
 }

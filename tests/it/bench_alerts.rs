@@ -42,6 +42,8 @@ async fn arrivals(rate: u32, seconds: u32, nth: u32) -> Vec<Duration> {
         let drifts = (number as u32).is_multiple_of(nth);
         prepared.push((host, drifts, stages.result(&job, if drifts { &bad } else { &good })));
     }
+    let begun = "update scan set state = 'running', worker = 'w1', started_at = now() where state = 'queued'";
+    stages.meddle(begun).await;
     let mut sent: BTreeMap<HostId, Timestamp> = BTreeMap::new();
     let mut tick = interval(Duration::from_secs(1) / rate);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);

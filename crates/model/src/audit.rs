@@ -141,7 +141,7 @@ registry! {
 
     /// A scan was asked for.
     ScanQueued "scan.queued" Info { scan_id: ScanId, host_id: HostId, trigger: String }
-    /// A worker is about to log in. Absent where the scan's end became known first.
+    /// A worker is about to log in. Absent where none came so far, or was given up before it was heard of.
     ScanStarted "scan.started" Info { host_id: HostId, scan_id: ScanId, framework_id: String, policy_version: String, worker: String }
     /// A scan ended with outcomes.
     ScanCompleted "scan.completed" Info { host_id: HostId, scan_id: ScanId, framework_id: String, policy_version: String, passed: u32, failed: u32, skipped: u32, errored: u32, compliance_score: Option<f64> }

@@ -103,6 +103,11 @@ impl OpenScan {
         self.selection.is_full() && self.full_digest.as_deref() == Some(&digest[..])
     }
 
+    /// Nothing was heard of this attempt yet: it is as [`crate::scan::queued`] finds it.
+    pub fn is_to_begin(&self, attempt: u32) -> bool {
+        self.state == ScanState::Queued && self.attempt == attempt && self.tag.is_some()
+    }
+
     /// A newer scan of the host was applied already.
     pub fn is_superseded(&self) -> bool {
         self.number < self.applied_number

@@ -70,17 +70,17 @@ fn said_twice() -> Measurement {
 /// How far a scan came before it failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reached {
-    /// Nobody spoke of it: no result, or one that is not the worker's.
+    /// Nobody spoke of it.
     Nothing,
     /// The worker reported it before the login.
     Host,
-    /// The account was used.
+    /// The account was used, or a result says so with the key that comes with its secret.
     Login,
 }
 
 fn reached(reason: FailureReason) -> Reached {
     match reason {
-        FailureReason::HmacRejected | FailureReason::Lost | FailureReason::InvalidResult => Reached::Nothing,
+        FailureReason::HmacRejected | FailureReason::Lost => Reached::Nothing,
         FailureReason::HostKeyUnknown
         | FailureReason::HostKeyMismatch
         | FailureReason::CredentialDecryptionFailed
@@ -96,6 +96,7 @@ fn reached(reason: FailureReason) -> Reached {
         | FailureReason::TransportLost
         | FailureReason::EvidenceOversize
         | FailureReason::KensaError
+        | FailureReason::InvalidResult
         | FailureReason::WorkerPanic => Reached::Login,
     }
 }

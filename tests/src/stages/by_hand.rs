@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use openwatch_bus::message::result::{Part, encode_final, message_id};
+use openwatch_bus::message::result::{Part, Started, encode_final, message_id};
 use openwatch_bus::message::{KEY_ID, KEY_KIND, MAC, job};
 use openwatch_bus::{Outgoing, User, subject};
 use openwatch_model::credential::SudoMode;
@@ -17,6 +17,7 @@ use openwatch_trust::{Signed, VaultKeys};
 use uuid::Uuid;
 
 use super::Stages;
+use crate::eventually;
 
 impl Stages {
     /// Asks for a full scan and notes its signed job, as the scheduler would; the job is not sent. `change` says what is
@@ -97,7 +98,25 @@ impl Stages {
         worker.publish(message).await.expect("the bus takes it").sequence
     }
 
-    /// A scan with these outcomes, applied by a writer that runs.
+    /// Says as a worker that the scan begins, and waits until a writer that runs has that on record.
+    pub async fn begun(&self, job: &Job) {
+        let started = Started {
+            scan: job.scan,
+            attempt: job.attempt,
+            host: job.host,
+            worker: "w1".to_owned(),
+            at: Timestamp::now_utc(),
+        };
+        let (subject, payload) = (subject::result(Part::Started, job.host, job.scan), started.encode());
+        let keys = self.keys.executor().unwrap_or_else(|failure| panic!("{:#}", failure.error));
+        let signed = keys.sign_result(Part::Started.as_str(), &subject, &payload);
+        let message_id = message_id(job.scan, job.attempt, 1, Part::Started);
+        self.send(&Outgoing { subject, message_id, headers: headers(&signed, "executor"), payload }).await;
+        let running = format!("select count(*) from scan where id = '{}' and state = 'running'", job.scan);
+        eventually("the beginning", || async { (self.number(&running).await == 1).then_some(()) }).await;
+    }
+
+    /// A scan with these outcomes, begun and applied by a writer that runs.
     pub async fn scanned(&self, host: HostId, outcomes: &[Outcome]) -> ScanId {
         self.scanned_of(host, Selection::full(), outcomes).await
     }
@@ -105,6 +124,7 @@ impl Stages {
     /// The same of a selection.
     pub async fn scanned_of(&self, host: HostId, selection: Selection, outcomes: &[Outcome]) -> ScanId {
         let (job, _) = self.job_of(host, selection, |_| ()).await;
+        self.begun(&job).await;
         self.send(&self.result(&job, outcomes)).await;
         self.ended(job.scan).await;
         job.scan

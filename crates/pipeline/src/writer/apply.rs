@@ -13,7 +13,7 @@ use openwatch_model::transaction::{Change, change};
 use openwatch_store::apply::{self, Completion, Known};
 use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
 use openwatch_store::finding::{self, Finding, Unacceptable};
-use openwatch_store::{Moment, StoreError, Tx, outbox};
+use openwatch_store::{Moment, Tx, outbox};
 use tokio::task::JoinError;
 
 use super::{STAGE, Trouble, Writer, keys, refuse};
@@ -39,7 +39,7 @@ pub(super) async fn result(
         let unread = unread.clone();
         move || findings(&unread)
     });
-    let (looked, read) = tokio::join!(look(writer, head), read);
+    let (looked, read) = tokio::join!(look(writer, message, head, proven), read);
     let (tx, ending, known) = looked?;
     let open = match ending {
         Ending::Open(open) => *open,
@@ -79,8 +79,20 @@ pub(super) async fn result(
 }
 
 /// Holds the scan and its host, and what is known of the host when that will be asked.
-async fn look(writer: &Writer, head: &ScanResult) -> Result<(Tx<'static>, Ending, Vec<Known>), StoreError> {
-    let (mut tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
+///
+/// The key of an attempt proves that it began: a beginning that this result has overtaken is told first.
+async fn look(
+    writer: &Writer,
+    message: &Message,
+    head: &ScanResult,
+    proven: bool,
+) -> Result<(Tx<'static>, Ending, Vec<Known>), Trouble> {
+    let (mut tx, mut ending) = end::begin(&writer.store, head.scan, head.host).await?;
+    if proven && matches!(&ending, Ending::Open(open) if open.is_to_begin(head.attempt)) {
+        drop(tx);
+        writer.begin(message, head.host, head.scan, head.attempt, &head.worker).await?;
+        (tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
+    }
     let known = match (&ending, &head.verdict) {
         (Ending::Open(open), Verdict::Completed(_)) if !open.is_superseded() => {
             apply::known(&mut tx, open).await?
@@ -129,7 +141,7 @@ async fn unchanged(
         Some((_, Ending::OtherHost(_) | Ending::Unknown)) | None => return Ok(false),
     };
     let keys = result.learned_key.is_some() || result.learned_jump_key.is_some();
-    if !open.found_before(digest) || open.is_superseded() || keys {
+    if !open.found_before(digest) || open.is_superseded() || keys || open.is_to_begin(result.attempt) {
         return Ok(false);
     }
     let policy = writer.policy.version(&open.policy_version).await.map_err(Trouble::Stage)?;

@@ -213,9 +213,22 @@ impl Writer {
         if (it.host, it.scan) != (host, scan) {
             return Err(Refusal::Contradiction.into());
         }
-        while let Some((moment, begun)) = scan::queued(&self.store, scan, host, it.attempt).await? {
+        self.begin(message, host, scan, it.attempt, &it.worker).await?;
+        Ok(())
+    }
+
+    /// Says that an attempt has begun, unless that is on record or nobody waits for it any longer.
+    async fn begin(
+        &self,
+        message: &Message,
+        host: HostId,
+        scan: ScanId,
+        attempt: u32,
+        worker: &str,
+    ) -> Result<(), StoreError> {
+        while let Some((moment, begun)) = scan::queued(&self.store, scan, host, attempt).await? {
             let mut out = Out::new(STAGE, scan.to_string())
-                .by(Actor::Worker(it.worker.clone()))
+                .by(Actor::Worker(worker.to_owned()))
                 .under(&begun.policy_version)
                 .traced(message.trace);
             out.audit(
@@ -225,7 +238,7 @@ impl Writer {
                     scan_id: scan,
                     framework_id: begun.selection.framework.clone(),
                     policy_version: begun.policy_version.clone(),
-                    worker: it.worker.clone(),
+                    worker: worker.to_owned(),
                 },
             );
             out.event(
@@ -234,15 +247,15 @@ impl Writer {
                 ScanStartedEvent {
                     scan_id: scan,
                     host_id: begun.host,
-                    attempt: it.attempt,
+                    attempt,
                     trigger: begun.lane,
                     framework_id: begun.selection.framework,
                     policy_version: begun.policy_version,
-                    worker: it.worker.clone(),
+                    worker: worker.to_owned(),
                 },
             );
             let told = out.told(&moment);
-            if scan::mark_running(&self.store, moment, scan, it.attempt, &it.worker, &told).await? {
+            if scan::mark_running(&self.store, moment, scan, attempt, worker, &told).await? {
                 break;
             }
         }

@@ -150,7 +150,12 @@ impl Bus {
 
     /// Sends what is buffered and closes. Later uses answer with an error, they do not panic.
     pub async fn close(&self) {
-        if tokio::time::timeout(Duration::from_secs(2), self.client.drain()).await.is_err() {
+        let closed = async {
+            let _ = self.client.drain().await;
+            // It drains on its own, and until then takes what it is given: closed it is when it takes nothing any more.
+            while self.client.flush().await.is_ok() {}
+        };
+        if tokio::time::timeout(Duration::from_secs(2), closed).await.is_err() {
             tracing::debug!("the connection to NATS did not drain in time");
         }
     }

@@ -20,7 +20,7 @@ pub(crate) async fn fail(
     let (before, interval_minutes) = end::failures(tx, open.host).await?;
     let counts = failure.reason.consequence().backoff;
     let backoff = counts.then(|| backoff_after_failure(before, interval_minutes, tx.now()));
-    end::fail(tx, open, source, failure, backoff).await?;
+    let failed_scans = end::fail(tx, open, source, failure, backoff).await?;
     let backoff = backoff.unwrap_or(before);
     out.audit(
         tx,
@@ -48,6 +48,7 @@ pub(crate) async fn fail(
             reason: failure.reason,
             rule_id: failure.rule.clone(),
             consecutive_failures: backoff.consecutive_failures,
+            failed_scans: Some(failed_scans),
             suppress_until: backoff.suppress_until,
             finished_at: tx.now(),
         },

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use openwatch_model::alert::{AlertState, AlertType, NewAlert};
+use openwatch_model::alert::{AlertSeverity, AlertState, AlertType, NewAlert};
 use openwatch_model::{AlertId, HostId, Timestamp};
 use uuid::Uuid;
 
-use crate::words::{alert_state, alert_type};
+use crate::words::{alert_severity, alert_state, alert_type};
 use crate::{Store, StoreError, Tx};
 
 /// What became of an alert.
@@ -26,6 +26,8 @@ pub enum Opened {
         id: AlertId,
         /// Transition number: higher than before when `notify`.
         transition: i32,
+        /// The gravest so far.
+        severity: AlertSeverity,
         /// How often it has happened.
         occurrences: u32,
         /// It is worse than before, or so long ago that people are told again.
@@ -162,7 +164,8 @@ pub async fn open(
                then excluded.severity else a.severity end,
              title = excluded.title,
              body = excluded.body,
-             tags = excluded.tags,
+             tags = case when severity_rank(excluded.severity) >= severity_rank(a.severity) then excluded.tags
+               else excluded.tags || jsonb_build_object('severity', a.severity) end,
              updated_at = excluded.updated_at,
              -- Nobody is told of a repeat unless the window is over, and never while it is in hand; what got worse is told to
              -- whoever has it as well. What is silenced or kept back is told when that ends.
@@ -174,7 +177,7 @@ pub async fn open(
                  (a.state = 'active' and a.last_notified_at <= $11)
                  or (a.state <> 'silenced' and severity_rank(excluded.severity) > severity_rank(a.severity)))
                then excluded.last_notified_at else a.last_notified_at end
-           returning id, transition, occurrences, state, last_notified_at = $10 as "notify!""#,
+           returning id, transition, severity, occurrences, state, last_notified_at = $10 as "notify!""#,
         tx.new_id(),
         alert.dedup_key(),
         alert.kind.as_str(),
@@ -196,7 +199,13 @@ pub async fn open(
     }
     Ok(match row.occurrences {
         1 => Opened::New { id, transition },
-        n => Opened::Repeated { id, transition, occurrences: crate::host::count(n), notify: row.notify },
+        n => Opened::Repeated {
+            id,
+            transition,
+            severity: alert_severity(&row.severity)?,
+            occurrences: crate::host::count(n),
+            notify: row.notify,
+        },
     })
 }
 
@@ -243,6 +252,54 @@ pub async fn resolve_open(
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
     let numbers: Vec<_> = resolved.iter().map(|r| (r.id, r.transition)).collect();
+    note(tx, &numbers, AlertState::Resolved, "alerts", Some("auto"), None).await?;
+    Ok(resolved)
+}
+
+/// Resolves open alerts that nothing will end any more: those of hosts that were removed, and those of hosts that are behind a
+/// jump host about their connection, for these are not probed. Returns each with its host. Called by the alerts stage, now
+/// and then.
+///
+/// # Errors
+/// The database is away.
+pub async fn resolve_orphaned(
+    tx: &mut Tx<'_>,
+    limit: u32,
+) -> Result<Vec<(Option<HostId>, AutoResolved)>, StoreError> {
+    let family = AlertType::HostUnreachable.family();
+    let of_probes = AlertType::ALL.into_iter().filter(|kind| kind.family() == family);
+    let of_probes: Vec<String> = of_probes.map(|kind| kind.as_str().to_owned()).collect();
+    let rows = sqlx::query!(
+        r#"with orphaned as (
+             select a.id, a.state, a.withheld_until from alert a join host h on h.id = a.host_id
+             where a.state in ('active', 'acknowledged', 'silenced')
+               and (h.deleted_at is not null or (h.jump_id is not null and a.alert_type = any($1)))
+             order by a.id limit $2 for update of a skip locked
+           )
+           update alert a set state = 'resolved', silenced_until = null, withheld_until = null,
+             transition = a.transition + 1, updated_at = $3
+           from orphaned o where a.id = o.id
+           returning a.id, a.host_id, a.alert_type, o.state as prior, a.transition, o.withheld_until is not null as "withheld!""#,
+        &of_probes,
+        i64::from(limit),
+        tx.now(),
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let resolved = rows
+        .into_iter()
+        .map(|r| {
+            let resolved = AutoResolved {
+                id: AlertId(r.id),
+                kind: alert_type(&r.alert_type)?,
+                prior: alert_state(&r.prior)?,
+                transition: r.transition,
+                withheld: r.withheld,
+            };
+            Ok((r.host_id.map(HostId), resolved))
+        })
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    let numbers: Vec<_> = resolved.iter().map(|(_, it)| (it.id, it.transition)).collect();
     note(tx, &numbers, AlertState::Resolved, "alerts", Some("auto"), None).await?;
     Ok(resolved)
 }

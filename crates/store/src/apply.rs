@@ -16,7 +16,7 @@ use openwatch_model::score::ComplianceState;
 use openwatch_model::transaction::Change;
 use tokio::join;
 
-pub use self::compare::{Comparison, Difference, Known, compare, known};
+pub use self::compare::{Comparison, Difference, Known, before_filtered, compare, known};
 use self::rows::{Bodies, Log, Rules};
 pub use self::unchanged::unchanged;
 use crate::end::{self, Entry, Found, OpenScan, Source, Standing};
@@ -137,8 +137,8 @@ async fn ledger(
 async fn note_filtered(tx: &mut Tx<'_>, open: &OpenScan, comparison: &Comparison) -> Result<(), StoreError> {
     sqlx::query!(
         "with recovered as (
-           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $4
-           where host_id = $1 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+           update host_backoff_state set consecutive_failures = 0, failed_scans = 0, suppress_until = null, updated_at = $4
+           where host_id = $1 and probe_type = 'scan' and (failed_scans > 0 or consecutive_failures > 0 or suppress_until is not null)
          )
          update host_state set applied_number = $2, full_digest = case when $3 then null else full_digest end
          where host_id = $1",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use openwatch_model::alert::AlertSeverity;
 use openwatch_model::channel::ChannelKind;
-use openwatch_model::{ChannelId, Timestamp};
+use openwatch_model::{AlertId, ChannelId, Timestamp};
 
 use crate::words::{alert_severity, channel_kind};
 use crate::{StoreError, Tx};
@@ -268,8 +268,9 @@ pub async fn reseal(tx: &mut Tx<'_>, id: ChannelId, sealed: &Sealed) -> Result<(
     Ok(())
 }
 
-/// Channels that want an alert: enabled, at or below its severity, and with no tag that it lacks. Called by the alerts
-/// stage, and by the API when people move an alert.
+/// Channels that want an alert: enabled, at or below its severity, and with no tag that it lacks. The end of an alert (`over`)
+/// also goes to those that were told of it before: what they have open over there must close, whatever became of its tags.
+/// Called by the alerts stage, and by the API when people move an alert.
 ///
 /// # Errors
 /// The database is away.
@@ -277,13 +278,17 @@ pub async fn matching(
     tx: &mut Tx<'_>,
     severity: AlertSeverity,
     tags: &BTreeMap<String, String>,
+    over: Option<AlertId>,
 ) -> Result<Vec<ChannelId>, StoreError> {
     let ids = sqlx::query_scalar!(
-        "select id from channel
-         where enabled and severity_rank(min_severity) <= severity_rank($1) and $2::jsonb @> tags
+        "select id from channel c
+         where enabled and (
+           (severity_rank(min_severity) <= severity_rank($1) and $2::jsonb @> tags)
+           or exists (select from alert_delivery d where d.alert_id = $3 and d.channel_id = c.id))
          order by id",
         severity.as_str(),
         serde_json::json!(tags),
+        over.map(|alert| alert.0),
     )
     .fetch_all(tx.connection())
     .await?;

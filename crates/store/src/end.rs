@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use openwatch_model::drift::Summary;
 use openwatch_model::host::Platform;
 use openwatch_model::outcome::Counts;
-use openwatch_model::scan::{Failure, Lane, ScanState, Selection};
+use openwatch_model::scan::{Failure, FailureReason, Lane, ScanState, Selection};
 use openwatch_model::schedule::Backoff;
 use openwatch_model::score::ComplianceState;
 use openwatch_model::{HostId, ScanId, Timestamp};
@@ -106,6 +106,11 @@ impl OpenScan {
     /// Nothing was heard of this attempt yet: it is as [`crate::scan::queued`] finds it.
     pub fn is_to_begin(&self, attempt: u32) -> bool {
         self.state == ScanState::Queued && self.attempt == attempt && self.tag.is_some()
+    }
+
+    /// Place of the host's newest full scan among its scans; 0 before the first.
+    pub(crate) fn full_number(&self) -> i64 {
+        self.last_full.map_or(0, |(number, ..)| number)
     }
 
     /// A newer scan of the host was applied already.
@@ -289,8 +294,9 @@ pub struct Source {
     pub engine: Option<String>,
 }
 
-/// Ends a scan without outcomes, and notes the host's failures when they count. Called by the writer (a failure was
-/// reported, or a result was refused) and by the rescuer (lost).
+/// Ends a scan without outcomes, and notes the host's failures; `backoff` where they hold it back. Returns how many of its
+/// scans have failed in a row, this one included. Called by the writer (a failure was reported, or a result was refused)
+/// and by the rescuer (lost).
 ///
 /// # Errors
 /// `Conflict` when somebody else has ended it, which the locks of [`open`] rule out.
@@ -300,13 +306,10 @@ pub async fn fail(
     source: &Source,
     failure: &Failure,
     backoff: Option<Backoff>,
-) -> Result<(), StoreError> {
+) -> Result<u32, StoreError> {
     let entry = Entry { outcome: "failed", failure: Some(failure), ..Entry::default() };
     close(tx, open, source, &entry).await?;
-    if let Some(backoff) = backoff {
-        set_backoff(tx, open.host, backoff, failure.reason.as_str()).await?;
-    }
-    Ok(())
+    note_failure(tx, open.host, backoff, failure.reason).await
 }
 
 /// Ends a scan whose result came after that of a newer one: it is on record and changes nothing else. Called by the writer.
@@ -416,8 +419,8 @@ pub(crate) async fn close(
            where host_id = $2
          ),
          recovered as (
-           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $21
-           where host_id = $2 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+           update host_backoff_state set consecutive_failures = 0, failed_scans = 0, suppress_until = null, updated_at = $21
+           where host_id = $2 and probe_type = 'scan' and (failed_scans > 0 or consecutive_failures > 0 or suppress_until is not null)
          )",
         serde_json::json!(host.platform),
         serde_json::json!(host.capabilities)
@@ -426,25 +429,34 @@ pub(crate) async fn close(
     Ok(())
 }
 
-/// Notes a host's failures.
-async fn set_backoff(tx: &mut Tx<'_>, host: HostId, backoff: Backoff, error: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into host_backoff_state (host_id, probe_type, consecutive_failures, suppress_until, last_error_code,
-           last_failure_at, updated_at)
-         values ($1, 'scan', $2, $3, $4, $5, $5)
-         on conflict (host_id, probe_type) do update
-           set consecutive_failures = excluded.consecutive_failures,
-               suppress_until = excluded.suppress_until,
-               last_error_code = excluded.last_error_code,
-               last_failure_at = excluded.last_failure_at,
-               updated_at = excluded.updated_at",
+/// Notes that one more scan of a host failed, and how long that holds it back, if it does. Returns how many have failed in
+/// a row. That workers were stopped says nothing: such a scan is not counted.
+async fn note_failure(
+    tx: &mut Tx<'_>,
+    host: HostId,
+    backoff: Option<Backoff>,
+    reason: FailureReason,
+) -> Result<u32, StoreError> {
+    let failed = sqlx::query_scalar!(
+        r#"insert into host_backoff_state as b (host_id, probe_type, failed_scans, consecutive_failures, suppress_until,
+             last_error_code, last_failure_at, updated_at)
+           values ($1, 'scan', $2, coalesce($3::int, 0), $4, $5, $6, $6)
+           on conflict (host_id, probe_type) do update
+             set failed_scans = b.failed_scans + excluded.failed_scans,
+                 consecutive_failures = coalesce($3, b.consecutive_failures),
+                 suppress_until = case when $3 is null then b.suppress_until else excluded.suppress_until end,
+                 last_error_code = excluded.last_error_code,
+                 last_failure_at = excluded.last_failure_at,
+                 updated_at = excluded.updated_at
+           returning failed_scans"#,
         host.0,
-        i32::try_from(backoff.consecutive_failures).unwrap_or(i32::MAX),
-        backoff.suppress_until,
-        error,
+        i32::from(reason != FailureReason::Cancelled),
+        backoff.map(|it| i32::try_from(it.consecutive_failures).unwrap_or(i32::MAX)),
+        backoff.and_then(|it| it.suppress_until),
+        reason.as_str(),
         tx.now(),
     )
-    .execute(tx.connection())
+    .fetch_one(tx.connection())
     .await?;
-    Ok(())
+    Ok(count(failed))
 }

@@ -194,15 +194,24 @@ pub async fn set_credential(
     Ok(done.rows_affected() == 1)
 }
 
-/// Has a host reached through another one, or directly again. Called by the API.
+/// Has a host reached through another one, or directly again. What probes found the other way says nothing any more: its
+/// liveness is unknown, and a probe in hand is not noted. Called by the API.
 ///
 /// # Errors
 /// `Refused` on `host_jump_fkey` when that one is itself behind a jump host, or when others are reached through this one.
 pub async fn set_jump(tx: &mut Tx<'_>, host: HostId, jump: Option<HostId>) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update host set jump_id = $2 where id = $1 and deleted_at is null",
+        "with moved as (
+           update host_liveness l
+           set reachability_status = 'unknown', consecutive_failures = 0, failing_since = null, last_probe_at = null,
+             last_response_ms = null, last_error_type = null, last_state_change_at = null, next_probe_at = $3, updated_at = $3
+           from host h
+           where h.id = $1 and l.host_id = h.id and h.deleted_at is null and h.jump_id is distinct from $2
+         )
+         update host set jump_id = $2 where id = $1 and deleted_at is null",
         host.0,
-        jump.map(|h| h.0)
+        jump.map(|h| h.0),
+        tx.now(),
     )
     .execute(tx.connection())
     .await?;

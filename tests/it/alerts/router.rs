@@ -5,11 +5,16 @@ use std::time::Duration;
 use openwatch_app::run::Stage;
 use openwatch_bus::User;
 use openwatch_bus::message::event::{HostConnectivity, HostKeyChanged, Kind, PolicyRejected, ScanFailed};
+use openwatch_bus::message::result::encode_final;
+use openwatch_bus::stream::Stored;
+use openwatch_model::channel::Target;
 use openwatch_model::liveness::Reachability;
-use openwatch_model::scan::{FailureReason, Lane};
+use openwatch_model::scan::{Failure, FailureReason, Lane, ScanResult, Verdict};
 use openwatch_model::{HostId, ScanId, Severity, Timestamp};
-use openwatch_tests::stages::TOFU;
-use openwatch_tests::{Catcher, Stages};
+use openwatch_store::{Role, host};
+use openwatch_tests::stages::{TOFU, WEBHOOK_SECRET, measured};
+use openwatch_tests::{Catcher, Stages, eventually};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{alerts, become_alerts, tell};
@@ -149,6 +154,7 @@ async fn failing_scans_are_an_alert_until_one_has_a_result() {
         reason: FailureReason::Unreachable,
         rule_id: None,
         consecutive_failures: failures,
+        failed_scans: Some(failures),
         suppress_until: None,
         finished_at: Timestamp::now_utc(),
     };
@@ -171,6 +177,138 @@ async fn failing_scans_are_an_alert_until_one_has_a_result() {
     let mut ended = alerts(&stages).await;
     ended.sort();
     assert_eq!(ended, ["host_key_changed resolved 2", "scan_failing resolved 2"]);
+}
+
+// @spec alert-router
+// @ac AC-05
+#[tokio::test(flavor = "multi_thread")]
+async fn scans_that_fail_for_no_fault_of_the_host_are_told_of_too() {
+    proves("AC-05");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    let fails = async |reason: FailureReason| {
+        let (job, _) = stages.job(host, |_| ()).await;
+        let failure = Failure::new(reason, "made up");
+        let result = ScanResult { verdict: Verdict::Failed(failure), ..measured(&job, &[]) };
+        stages.send(&stages.signed(&job, encode_final(&result))).await;
+        assert_eq!(stages.ended(job.scan).await, "failed");
+        settled(&stages, "alerts").await;
+    };
+    // The second is not counted: somebody stopped the workers.
+    for reason in [FailureReason::NoCredential, FailureReason::Cancelled, FailureReason::NoCredential] {
+        fails(reason).await;
+    }
+    assert_eq!(alerts(&stages).await, [""; 0]);
+    fails(FailureReason::CorpusUnavailable).await;
+    let open = || async { stages.texts("select concat_ws(', ', title, body, occurrences) from alert").await };
+    assert_eq!(open().await, ["3 scans in a row failed, last reason: corpus_unavailable, 1"]);
+    fails(FailureReason::NoCredential).await;
+    assert_eq!(open().await, ["4 scans in a row failed, last reason: no_credential, 2"]);
+    let held_back = "select count(*) from host_backoff_state where consecutive_failures > 0 or suppress_until is not null";
+    assert_eq!(stages.number(held_back).await, 0);
+    stages.scanned(host, &outcomes(3, 0)).await;
+    become_alerts(&stages, &["scan_failing resolved 2"]).await;
+    // Counted from the beginning again.
+    fails(FailureReason::NoCredential).await;
+    assert_eq!(stages.texts("select failed_scans::text from host_backoff_state").await, ["1"]);
+    assert_eq!(alerts(&stages).await, ["scan_failing resolved 2"]);
+}
+
+// @spec alert-router
+// @ac AC-10
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_of_hosts_that_are_gone_or_probed_no_more_end() {
+    proves("AC-10");
+    let stages = Stages::under(TOFU).await;
+    let catcher = Catcher::start().await;
+    stages.webhook("hook", catcher.url("/hook")).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let (gone, hidden, bastion) =
+        (stages.host("gone", 22).await, stages.host("hidden", 22).await, stages.host("bastion", 22).await);
+    stages.meddle("update host_liveness set reachability_status = 'unreachable', consecutive_failures = 2, last_probe_at = now()").await;
+    let now = Timestamp::now_utc();
+    for host in [gone, hidden, bastion] {
+        tell(&stages, Some(host), now, moved(host, 2)).await;
+        tell(
+            &stages,
+            Some(host),
+            now,
+            HostKeyChanged { host_id: host, scan_id: ScanId(Uuid::new_v4()), host_number: 1 },
+        )
+        .await;
+    }
+    catcher.at_least(6).await;
+    let api = stages.store(Role::Api).await;
+    let mut tx = api.begin().await.unwrap();
+    host::remove(&mut tx, gone).await.unwrap();
+    host::set_jump(&mut tx, hidden, Some(bastion)).await.unwrap();
+    // It was reached directly before.
+    host::set_jump(&mut tx, bastion, None).await.unwrap();
+    tx.commit().await.unwrap();
+    let query = "select concat_ws(' ', h.name, a.alert_type, a.state) from alert a join host h on h.id = a.host_id order by 1";
+    let wanted = [
+        "bastion host_key_changed active",
+        "bastion host_unreachable active",
+        "gone host_key_changed resolved",
+        "gone host_unreachable resolved",
+        "hidden host_key_changed active",
+        "hidden host_unreachable resolved",
+    ];
+    let ended = || async { (stages.texts(query).await == wanted).then_some(()) };
+    eventually("the end of what nothing else ends", ended).await;
+    let told = catcher.at_least(9).await.into_iter().filter(|it| it.json()["event"] == "alert.resolved");
+    assert_eq!(told.count(), 3);
+    stages.relayed().await;
+    assert_eq!(stages.audited("alert.resolved").await, 3);
+    let known = "select concat_ws(' ', h.name, l.reachability_status, l.consecutive_failures, l.last_probe_at is null)
+                 from host_liveness l join host h on h.id = l.host_id where h.deleted_at is null order by 1";
+    assert_eq!(stages.texts(known).await, ["bastion unreachable 2 f", "hidden unknown 0 t"]);
+}
+
+// @spec alert-router
+// @ac AC-11
+#[tokio::test(flavor = "multi_thread")]
+async fn a_milder_repeat_leaves_an_alert_as_grave_as_it_was() {
+    proves("AC-11");
+    let stages = Stages::under(TOFU).await;
+    let catcher = Catcher::start().await;
+    let hook = |path: &str| Target::Webhook { url: catcher.url(path), secret: WEBHOOK_SECRET.to_owned() };
+    let tag = |key: &str, value: &str| [(key.to_owned(), value.to_owned())].into();
+    stages.channel_with("grave", hook("/grave"), |it| it.tags = tag("severity", "critical")).await;
+    stages.channel_with("prod", hook("/prod"), |it| it.tags = tag("label.env", "prod")).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift, Stage::Alerts]).await;
+    let host = stages.host("web", 22).await;
+    stages.meddle("insert into host_label (host_id, key, value) select id, 'env', 'prod' from host").await;
+    let scan = async |failing: usize| {
+        let mut all = outcomes(40, failing);
+        all[0].severity = Some(Severity::Critical);
+        stages.scanned(host, &all).await;
+        settled(&stages, "drift").await;
+        settled(&stages, "alerts").await;
+    };
+    scan(0).await;
+    scan(8).await;
+    // It falls again, now without a critical rule; and whoever was told under its label is told of its end without it.
+    stages.meddle("delete from host_label").await;
+    scan(16).await;
+    let open = "select concat_ws(' ', alert_type, severity, tags->>'severity', occurrences) from alert";
+    assert_eq!(stages.texts(open).await, ["drift_major critical critical 2"]);
+    let updated = stages.events(Kind::AlertUpdated, host).await;
+    let severity = |it: &Stored| serde_json::from_slice::<Value>(&it.payload).unwrap()["severity"].clone();
+    assert_eq!(updated.iter().map(severity).collect::<Vec<_>>(), ["critical"]);
+    scan(0).await;
+    let mut told: Vec<_> = catcher
+        .at_least(4)
+        .await
+        .into_iter()
+        .map(|it| format!("{} {}", it.path, it.json()["event"].as_str().unwrap_or_default()))
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        ["/grave alert.opened", "/grave alert.resolved", "/prod alert.opened", "/prod alert.resolved"]
+    );
 }
 
 // @spec alert-router

@@ -49,11 +49,20 @@ async fn a_repeat_counts_up_and_a_new_outage_opens_a_new_alert() {
         panic!("it is new")
     };
     let again = open(&store, &down(host, at), HOUR).await;
-    assert_eq!(again, Opened::Repeated { id, transition: 1, occurrences: 2, notify: false });
+    assert_eq!(
+        again,
+        Opened::Repeated { id, transition: 1, severity: AlertSeverity::High, occurrences: 2, notify: false }
+    );
     let worse = NewAlert { severity: AlertSeverity::Critical, ..down(host, at) };
     assert_eq!(
         open(&store, &worse, HOUR).await,
-        Opened::Repeated { id, transition: 2, occurrences: 3, notify: true }
+        Opened::Repeated {
+            id,
+            transition: 2,
+            severity: AlertSeverity::Critical,
+            occurrences: 3,
+            notify: true
+        }
     );
     assert!(matches!(
         open(&store, &down(host, at), Duration::ZERO).await,
@@ -197,7 +206,7 @@ async fn deliveries_are_made_once_per_channel_and_wait_each_for_itself() {
     };
     let mut tx = store.begin().await.unwrap();
     let tags = BTreeMap::from([("env".into(), "prod".into()), ("x".into(), "y".into())]);
-    let mut channels = channel::matching(&mut tx, AlertSeverity::High, &tags).await.unwrap();
+    let mut channels = channel::matching(&mut tx, AlertSeverity::High, &tags, None).await.unwrap();
     channels.sort();
     let mut want = vec![all, prod];
     want.sort();

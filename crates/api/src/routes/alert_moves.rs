@@ -192,7 +192,8 @@ async fn tell(
 
 /// Tells the channels, as the alerts stage does for what happens by itself.
 async fn deliver(tx: &mut Tx<'_>, row: &alert_life::Alert, wish: &Wish, actor: &str) -> Result<(), Failure> {
-    let channels = channel::matching(tx, row.severity, &row.tags).await?;
+    let over = (!row.state.is_open()).then_some(row.id);
+    let channels = channel::matching(tx, row.severity, &row.tags, over).await?;
     let word = if row.state == AlertState::Active { "unsilenced" } else { row.state.as_str() };
     let notification = Notification {
         event: format!("alert.{word}"),

@@ -13,7 +13,7 @@ use openwatch_bus::consume::{self, Consumer, Options, Pulse};
 use openwatch_bus::message::event::AlertUpdated;
 use openwatch_model::alert::AlertState;
 use openwatch_model::audit::AlertUnsilencedAuto;
-use openwatch_store::{Store, StoreError, alert_life};
+use openwatch_store::{Store, StoreError, alert, alert_life};
 use openwatch_trust::AlertsKeys;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
@@ -73,8 +73,14 @@ impl Alerts {
 
 async fn sweep(store: Store, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let swept =
-            async { Ok::<_, StoreError>(wake_silenced(&store).await? | release_withheld(&store).await?) };
+        let swept = async {
+            let more = [
+                wake_silenced(&store).await?,
+                release_withheld(&store).await?,
+                resolve_orphaned(&store).await?,
+            ];
+            Ok::<_, StoreError>(more.contains(&true))
+        };
         match swept.await {
             Ok(true) => continue,
             Ok(false) => {}
@@ -126,4 +132,20 @@ async fn release_withheld(store: &Store) -> Result<bool, StoreError> {
     }
     tx.commit().await?;
     Ok(lasting.len() == SWEEP_BATCH as usize)
+}
+
+/// Ends alerts of hosts that were removed or are probed no more. Whether there may be more.
+async fn resolve_orphaned(store: &Store) -> Result<bool, StoreError> {
+    let mut tx = store.begin().await?;
+    let resolved = alert::resolve_orphaned(&mut tx, SWEEP_BATCH).await?;
+    if resolved.is_empty() {
+        return Ok(false);
+    }
+    let mut out = Out::new(STAGE, "orphans");
+    let now = tx.now();
+    for (host, it) in &resolved {
+        route::tell_resolved(&mut tx, &mut out, (*host, now), it).await?;
+    }
+    out.commit(tx).await?;
+    Ok(resolved.len() == SWEEP_BATCH as usize)
 }

@@ -9,6 +9,7 @@ use openwatch_model::alert::{
     flapping, prober_to_alert,
 };
 use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
+use openwatch_model::scan::FailureReason;
 use openwatch_model::schedule::BACKOFF_AFTER;
 use openwatch_model::{AlertId, HostId, Timestamp};
 use openwatch_store::alert::{self, AutoResolved, Opened};
@@ -50,13 +51,15 @@ fn to_alert(event: &Event) -> Option<NewAlert> {
         Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, at),
         Body::HostConnectivity(it) => connectivity_to_alert(it.host_id, it.prior, it.status, at),
         Body::ProberConnectivity(it) => Some(prober_to_alert(it.status, it.asked, it.silent, at)),
+        // What has an alert of its own, and what ended because workers were stopped, tells nothing new.
         Body::ScanFailed(it)
-            if it.consecutive_failures == BACKOFF_AFTER && it.reason.consequence().backoff =>
+            if it.reason.consequence().alert.is_none() && it.reason != FailureReason::Cancelled =>
         {
+            let failed = it.failed_scans.filter(|failed| *failed >= BACKOFF_AFTER)?;
             Some(new(
                 AlertType::ScanFailing,
                 AlertSeverity::Medium,
-                format!("{} scans in a row failed", it.consecutive_failures),
+                format!("{failed} scans in a row failed"),
                 format!("last reason: {}", it.reason.as_str()),
             ))
         }
@@ -208,7 +211,11 @@ async fn tell_opened(
             }
             enqueue(tx, new, tags, id, transition, "opened").await
         }
-        Opened::Repeated { id, transition, occurrences, notify } => {
+        Opened::Repeated { id, transition, severity, occurrences, notify } => {
+            // It stays as grave as it ever was.
+            let new = &NewAlert { severity, ..new.clone() };
+            let mut tags = tags.clone();
+            tags.insert("severity".to_owned(), severity.as_str().to_owned());
             let state = alert_life::get(tx, id).await?.map_or(AlertState::Active, |alert| alert.state);
             metrics::counter!("openwatch_alerts_repeated_total", "type" => new.kind.as_str()).increment(1);
             let event = AlertUpdated {
@@ -222,14 +229,14 @@ async fn tell_opened(
             };
             out.event(tx, new.host, event);
             if notify {
-                return enqueue(tx, new, tags, id, transition, "repeated").await;
+                return enqueue(tx, new, &tags, id, transition, "repeated").await;
             }
             Ok(())
         }
     }
 }
 
-async fn tell_resolved(
+pub(super) async fn tell_resolved(
     tx: &mut Tx<'_>,
     out: &mut Out,
     (host, occurred_at): (Option<HostId>, Timestamp),
@@ -292,7 +299,8 @@ async fn enqueue(
     transition: i32,
     what: &str,
 ) -> Result<(), StoreError> {
-    let channels = channel::matching(tx, new.severity, tags).await?;
+    let over = (what == "resolved").then_some(id);
+    let channels = channel::matching(tx, new.severity, tags, over).await?;
     let notification = Notification {
         event: format!("alert.{what}"),
         alert_id: Some(id),

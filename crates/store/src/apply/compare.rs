@@ -1,6 +1,6 @@
 //! What differs between a result and what is stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use openwatch_model::transaction::RuleState;
 
@@ -72,6 +72,38 @@ pub async fn known(tx: &mut Tx<'_>, open: &OpenScan) -> Result<Vec<Known>, Store
         open.host.0,
     );
     Ok(rows.fetch_all(tx.connection()).await?)
+}
+
+/// What rules were at the host's newest full scan that filtered scans have changed since; absent where that one had not seen
+/// them. Nearly always nothing, and then nothing is asked. Called by the writer for full scans, whose drift is from the one
+/// before; the locks of [`crate::end::open`] are held.
+///
+/// # Errors
+/// The database is away.
+pub async fn before_filtered(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+) -> Result<BTreeMap<String, Option<RuleState>>, StoreError> {
+    let full = open.full_number();
+    if !open.selection.is_full() || open.full_digest.is_some() || open.applied_number <= full {
+        return Ok(BTreeMap::new());
+    }
+    let rows = sqlx::query!(
+        "select distinct on (rule_id) rule_id, prior_status, prior_severity from transactions
+         where host_id = $1 and host_number > $2 order by rule_id, host_number",
+        open.host.0,
+        full,
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    let state = |status: String, severity: Option<String>| RuleState {
+        status: words::status(&status),
+        severity: words::severity(severity.as_deref()),
+    };
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.rule_id, row.prior_status.map(|status| state(status, row.prior_severity))))
+        .collect())
 }
 
 /// Compares the findings of a `full` scan, or of a filtered one, with what is known, by the digests of what is stored of each

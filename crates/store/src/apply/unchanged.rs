@@ -51,8 +51,8 @@ pub async fn unchanged(
            from done left join moved m on true
          ),
          recovered as (
-           update host_backoff_state set consecutive_failures = 0, suppress_until = null, updated_at = $2
-           where host_id = $21 and probe_type = 'scan' and (consecutive_failures > 0 or suppress_until is not null)
+           update host_backoff_state set consecutive_failures = 0, failed_scans = 0, suppress_until = null, updated_at = $2
+           where host_id = $21 and probe_type = 'scan' and (failed_scans > 0 or consecutive_failures > 0 or suppress_until is not null)
              and exists (select from done)
          )",
         store,

@@ -99,8 +99,12 @@ pub struct ScanFailed {
     /// The rule at fault, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule_id: Option<String>,
-    /// Failures of this host in a row, this one included, of those that count.
+    /// Failures of this host in a row, this one included, of those that hold it back.
     pub consecutive_failures: u32,
+    /// Scans of this host that failed in a row, this one included, whatever the reason; but where workers were stopped.
+    /// Absent in what was sent before these were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_scans: Option<u32>,
     /// No scheduled scan before this.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "instant::optional")]
     pub suppress_until: Option<Timestamp>,

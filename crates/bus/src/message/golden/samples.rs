@@ -222,6 +222,7 @@ pub(super) fn body(kind: Kind) -> Body {
             reason: FailureReason::Timeout,
             rule_id: None,
             consecutive_failures: 3,
+            failed_scans: None,
             suppress_until: Some(at() + Duration::from_secs(7200)),
             finished_at: at(),
         }

@@ -28,9 +28,11 @@ fn score<'a>(statuses: impl Iterator<Item = &'a Status>) -> Score {
     })
 }
 
-/// Scans a host as the steps say. Of each full scan: its id, and what its rules were known to be before.
-async fn play(stages: &Stages, host: HostId, steps: &[Step]) -> Vec<(ScanId, Verdicts)> {
+/// Scans a host as the steps say. Of each full scan: its id after those of the filtered scans since the full one before,
+/// and what its rules were known to be at that one.
+async fn play(stages: &Stages, host: HostId, steps: &[Step]) -> Vec<(Vec<ScanId>, Verdicts)> {
     let (mut known, mut full_scans) = (Verdicts::new(), Vec::new());
+    let (mut at_full, mut since) = (Verdicts::new(), Vec::new());
     for (full, rules) in steps {
         let numbered = rules.iter().enumerate();
         let found: Vec<_> = numbered.filter_map(|(n, rule)| Some(measured(n, (*rule)?))).collect();
@@ -42,33 +44,36 @@ async fn play(stages: &Stages, host: HostId, steps: &[Step]) -> Vec<(ScanId, Ver
             true => Selection::full(),
             false => Selection { framework: "*".to_owned(), rules: named.clone().collect() },
         };
-        let scan = stages.scanned_of(host, selection, &found).await;
+        since.push(stages.scanned_of(host, selection, &found).await);
+        known.extend(found.iter().map(|it| (it.rule.clone(), it.status)));
         if *full {
-            full_scans.push((
-                scan,
-                named.filter_map(|rule| known.get_key_value(&rule)).map(|(r, s)| (r.clone(), *s)).collect(),
-            ));
+            let before =
+                named.filter_map(|rule| at_full.get_key_value(&rule)).map(|(r, s)| (r.clone(), *s)).collect();
+            full_scans.push((std::mem::take(&mut since), before));
+            at_full.clone_from(&known);
         }
-        known.extend(found.into_iter().map(|it| (it.rule, it.status)));
     }
     full_scans
 }
 
-/// What a scan's rules were before it, told from the log alone: what it found, turned back by its transactions.
-async fn inverted(tx: &mut Tx<'_>, scan: ScanId) -> (Verdicts, Verdicts) {
-    let found = read::verdicts(tx, scan).await.unwrap();
+/// What the rules of the last of these scans were before the first, told from the log alone: what it found, turned back by
+/// the transactions of all of them.
+async fn inverted(tx: &mut Tx<'_>, scans: &[ScanId]) -> (Verdicts, Verdicts) {
+    let found = read::verdicts(tx, *scans.last().unwrap()).await.unwrap();
     let after: Verdicts = found.into_iter().map(|row| (row.rule, row.status)).collect();
-    let filter = read::TransactionFilter { scan: Some(scan), ..read::TransactionFilter::default() };
     let mut before = after.clone();
-    for row in read::transactions(tx, &filter, &Page::first(1000)).await.unwrap().rows {
-        match row.change.kind {
-            ChangeKind::FirstSeen => {
-                before.remove(&row.change.rule);
+    for scan in scans.iter().rev() {
+        let filter = read::TransactionFilter { scan: Some(*scan), ..read::TransactionFilter::default() };
+        for row in read::transactions(tx, &filter, &Page::first(1000)).await.unwrap().rows {
+            match row.change.kind {
+                ChangeKind::FirstSeen => {
+                    before.remove(&row.change.rule);
+                }
+                ChangeKind::StateChanged if after.contains_key(&row.change.rule) => {
+                    before.insert(row.change.rule, row.change.prior_status.unwrap());
+                }
+                ChangeKind::StateChanged | ChangeKind::SeverityChanged => {}
             }
-            ChangeKind::StateChanged => {
-                before.insert(row.change.rule, row.change.prior_status.unwrap());
-            }
-            ChangeKind::SeverityChanged => {}
         }
     }
     (before, after)
@@ -91,12 +96,13 @@ async fn drift_from_what_was_stored_is_drift_from_turning_the_log_back() {
             play(&stages, host, steps).await
         });
         let played = futures::future::join_all(played).await;
-        for (steps, (scan, known)) in
+        for (steps, (since, known)) in
             many.iter().zip(played).flat_map(|(steps, scans)| scans.into_iter().map(move |it| (steps, it)))
         {
+            let scan = *since.last().unwrap();
             let (kind, stored) = detected(&stages, scan).await;
             let api = stages.store(Role::Api).await;
-            let (before, after) = inverted(&mut api.begin_read().await.unwrap(), scan).await;
+            let (before, after) = inverted(&mut api.begin_read().await.unwrap(), &since).await;
             assert_eq!(before, known, "of {scan} in {steps:?}");
             let summary = Summary {
                 before: score(before.values()),

@@ -1,5 +1,7 @@
 //! A final result becomes ledger, transactions and events: all of it in one `tx`, or none.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
@@ -9,7 +11,7 @@ use openwatch_model::audit::{Actor, FindingPersisted, ScanCompleted};
 use openwatch_model::drift::{Summary, summarise};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
 use openwatch_model::score::Score;
-use openwatch_model::transaction::{Change, change};
+use openwatch_model::transaction::{Change, RuleState, change};
 use openwatch_store::apply::{self, Completion, Known};
 use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
 use openwatch_store::finding::{self, Finding, Unacceptable};
@@ -40,7 +42,7 @@ pub(super) async fn result(
         move || findings(&unread)
     });
     let (looked, read) = tokio::join!(look(writer, message, head, proven), read);
-    let (tx, ending, known) = looked?;
+    let (tx, ending, prior) = looked?;
     let open = match ending {
         Ending::Open(open) => *open,
         Ending::Ended => {
@@ -74,7 +76,7 @@ pub(super) async fn result(
             return refuse::unacceptable(writer, message, head, rules, why.reason(), &failure).await;
         }
     };
-    let sound = Sound { digest, found: Found::of(&findings), findings, known };
+    let sound = Sound { digest, found: Found::of(&findings), findings, prior };
     completed(writer, message, tx, out, &open, head, &sound).await
 }
 
@@ -86,20 +88,45 @@ async fn look(
     message: &Message,
     head: &ScanResult,
     proven: bool,
-) -> Result<(Tx<'static>, Ending, Vec<Known>), Trouble> {
+) -> Result<(Tx<'static>, Ending, Prior), Trouble> {
     let (mut tx, mut ending) = end::begin(&writer.store, head.scan, head.host).await?;
     if proven && matches!(&ending, Ending::Open(open) if open.is_to_begin(head.attempt)) {
         drop(tx);
         writer.begin(message, head.host, head.scan, head.attempt, &head.worker).await?;
         (tx, ending) = end::begin(&writer.store, head.scan, head.host).await?;
     }
-    let known = match (&ending, &head.verdict) {
-        (Ending::Open(open), Verdict::Completed(_)) if !open.is_superseded() => {
-            apply::known(&mut tx, open).await?
-        }
-        _ => Vec::new(),
+    let prior = match (&ending, &head.verdict) {
+        (Ending::Open(open), Verdict::Completed(_)) if !open.is_superseded() => Prior {
+            known: apply::known(&mut tx, open).await?,
+            before_filtered: apply::before_filtered(&mut tx, open).await?,
+        },
+        _ => Prior::default(),
     };
-    Ok((tx, ending, known))
+    Ok((tx, ending, prior))
+}
+
+/// What is known of a host's rules before a scan.
+#[derive(Default)]
+struct Prior {
+    known: Vec<Known>,
+    /// See [`apply::before_filtered`].
+    before_filtered: BTreeMap<String, Option<RuleState>>,
+}
+
+impl Prior {
+    /// What has moved since the host's newest full scan: what this one changes, and what filtered scans had changed before. Their
+    /// changes are nobody's drift yet.
+    fn since_full<'a>(&self, findings: &[Finding], changes: &'a [Change]) -> Cow<'a, [Change]> {
+        if self.before_filtered.is_empty() {
+            return Cow::Borrowed(changes);
+        }
+        let earlier = findings.iter().filter_map(|f| {
+            let at_full = self.before_filtered.get(f.rule())?;
+            change(f.rule(), *at_full, f.state())
+        });
+        let own = changes.iter().filter(|change| !self.before_filtered.contains_key(&change.rule));
+        Cow::Owned(own.cloned().chain(earlier).collect())
+    }
 }
 
 /// Outcomes that cannot be stored.
@@ -193,7 +220,7 @@ struct Sound {
     digest: [u8; 32],
     found: Found,
     findings: Vec<Finding>,
-    known: Vec<Known>,
+    prior: Prior,
 }
 
 /// A failure of an attempt that is no longer the current one ends nothing: the newer attempt is under way.
@@ -269,10 +296,11 @@ async fn conclude(
     let state = policy.bands.classify(score, found.critical_failing > 0, open.host_state);
     let Verdict::Completed(measured) = &result.verdict else { return Ok(()) };
     let findings = &sound.findings;
-    let comparison = apply::compare(&sound.known, open.selection.is_full(), findings);
+    let comparison = apply::compare(&sound.prior.known, open.selection.is_full(), findings);
     let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
     let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
-    let summary = summarise(score, &changes, comparison.dropped.len() as u32, measured.low_confidence());
+    let moved = sound.prior.since_full(findings, &changes);
+    let summary = summarise(score, &moved, comparison.dropped.len() as u32, measured.low_confidence());
     let done = Completion {
         source,
         found,

@@ -99,6 +99,11 @@ async fn events_that_are_gone_leave_a_gap_that_is_told() {
     let mut text = String::new();
     heard(&mut answer, &mut text, "number 2").await;
     assert!(text.contains("gap") && text.contains(r#"{"from":1,"to":2}"#), "{text}");
+    // A place of the stream before this one: what there is comes, from its beginning.
+    let mut answer = follow(&api, "").header("Last-Event-ID", "70000").send().await.unwrap();
+    let mut text = String::new();
+    heard(&mut answer, &mut text, "number 2").await;
+    assert!(text.contains("gap") && text.contains(r#"{"anew":true,"from":70001,"to":2}"#), "{text}");
 }
 
 // @spec api

@@ -53,7 +53,7 @@ pub(crate) struct EventsQuery {
 }
 
 /// Events as they happen. Each has its place in the stream as `id`, its kind as `event`, and JSON as `data`; a `gap` event
-/// says that some are not kept any more. Comes to an end after 15 minutes at most: come back with `Last-Event-ID`.
+/// says that some are not kept any more, or, where its `anew` is true, that the stream was made anew and its places begin anew. Comes to an end after 15 minutes at most: come back with `Last-Event-ID`.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     params(EventsQuery, ("Last-Event-ID" = Option<u64>, Header, description = "place of the last event that was read")),
     responses(
@@ -79,10 +79,16 @@ pub(crate) async fn follow(
     let busy = |_| Failure::new(Code::Unavailable, format!("{FOLLOWERS} clients follow already; try again"));
     let place = api.followers.clone().try_acquire_owned().map_err(busy)?;
     let info = api.bus.stream_info(subject::EVENTS).await?;
-    let from = last.map_or(info.last_sequence + 1, |last| last.saturating_add(1));
+    let mut from = last.map_or(info.last_sequence + 1, |last| last.saturating_add(1));
     let mut waiting = VecDeque::new();
-    if from < info.first_sequence {
-        waiting.push_back(gap(from, info.first_sequence - 1));
+    // A place that this stream never had is one of its predecessor: nothing would come until it had as many.
+    let anew = from > info.last_sequence + 1;
+    if anew || from < info.first_sequence {
+        let to = info.first_sequence.saturating_sub(1);
+        waiting.push_back(gap(from, to, anew));
+    }
+    if anew {
+        from = info.first_sequence.max(1);
     }
     let kind = match &topics {
         // One kind is a filter of the server's; of several, what is not wanted is left out here.
@@ -178,8 +184,13 @@ fn told(stored: &Stored) -> Event {
     Event::default().id(stored.sequence.to_string()).event(name).data(event.to_string())
 }
 
-fn gap(from: u64, to: u64) -> Event {
-    Event::default().id(to.to_string()).event("gap").data(json!({ "from": from, "to": to }).to_string())
+/// What comes next is after `to`; what was asked for begins with `from`.
+fn gap(from: u64, to: u64, anew: bool) -> Event {
+    let mut gap = json!({ "from": from, "to": to });
+    if anew {
+        gap["anew"] = true.into();
+    }
+    Event::default().id(to.to_string()).event("gap").data(gap.to_string())
 }
 
 impl From<BusError> for Failure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::drift::{Drift, DriftKind};
+use crate::drift::{Drift, DriftKind, Thresholds, classify};
 use crate::liveness::{Reachability, Standing};
 use crate::{AlertId, HostId, Timestamp};
 
@@ -314,12 +314,28 @@ impl Notification {
     }
 }
 
-/// What a drift means to people; `None` when it pages nobody.
-pub fn drift_to_alert(host: HostId, drift: &Drift, occurred_at: Timestamp) -> Option<NewAlert> {
-    let critical = drift.summary.became_failing.critical > 0;
-    let (kind, severity) = match drift.kind {
+/// What a drift means to people; `None` when it pages nobody. Where checks were lost, only a fall counts that the rules
+/// which were seen to fail make by themselves.
+pub fn drift_to_alert(
+    host: HostId,
+    drift: &Drift,
+    thresholds: Thresholds,
+    occurred_at: Timestamp,
+) -> Option<NewAlert> {
+    let Drift { kind, summary, .. } = drift;
+    let critical = summary.became_failing.critical > 0;
+    let sure = match (kind, summary.low_confidence) {
+        (DriftKind::MajorWorsening | DriftKind::MinorWorsening, true) => {
+            classify(summary.before, summary.seen_after(), thresholds)
+        }
+        (DriftKind::Improvement, true) => DriftKind::Stable,
+        (kind, _) => *kind,
+    };
+    let (kind, severity) = match sure {
+        _ if summary.low_overlap => return None,
+        // Seen or not, it did not rise.
+        DriftKind::Improvement if sure != *kind => return None,
         DriftKind::Stable => return None,
-        _ if drift.summary.is_doubtful() => return None,
         DriftKind::MajorWorsening if critical => (AlertType::DriftMajor, AlertSeverity::Critical),
         DriftKind::MajorWorsening => (AlertType::DriftMajor, AlertSeverity::High),
         DriftKind::MinorWorsening if critical => (AlertType::DriftMinor, AlertSeverity::High),
@@ -328,17 +344,18 @@ pub fn drift_to_alert(host: HostId, drift: &Drift, occurred_at: Timestamp) -> Op
     };
     let percent =
         |score: crate::score::Score| score.percent().map_or("undefined".to_owned(), |p| format!("{p:.2} %"));
-    let (before, after) = (percent(drift.summary.before), percent(drift.summary.after));
+    let (before, after) = (percent(summary.before), percent(summary.after));
     let moved = if kind == AlertType::DriftImprovement { "rose" } else { "fell" };
-    let failing = drift.summary.became_failing;
-    let passing = drift.summary.became_passing;
+    let lost = if summary.low_confidence { "; some checks were lost on the way" } else { "" };
+    let failing = summary.became_failing;
+    let passing = summary.became_passing;
     Some(NewAlert {
         kind,
         severity,
         host: Some(host),
         title: format!("compliance score {moved} from {before} to {after}"),
         body: format!(
-            "now failing: {} critical, {} high, {} medium, {} low; now passing: {} critical, {} high, {} medium, {} low",
+            "now failing: {} critical, {} high, {} medium, {} low; now passing: {} critical, {} high, {} medium, {} low{lost}",
             failing.critical,
             failing.high,
             failing.medium,
@@ -398,7 +415,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::drift::{SeverityCounts, Summary};
+    use crate::drift::{SeverityCounts, Summary, detect};
+    use crate::score::Score;
 
     fn drift(kind: DriftKind, critical: u32, low_confidence: bool) -> Drift {
         let became_failing = SeverityCounts { critical, ..SeverityCounts::default() };
@@ -409,7 +427,8 @@ mod tests {
     #[test]
     fn severity_follows_what_fell() {
         let route = |kind, critical, low| {
-            drift_to_alert(HostId(Uuid::nil()), &drift(kind, critical, low), Timestamp::UNIX_EPOCH)
+            let drift = drift(kind, critical, low);
+            drift_to_alert(HostId(Uuid::nil()), &drift, Thresholds::default(), Timestamp::UNIX_EPOCH)
                 .map(|a| (a.kind, a.severity))
         };
         assert_eq!(route(DriftKind::Stable, 0, false), None);
@@ -426,6 +445,29 @@ mod tests {
             Some((AlertType::DriftMinor, AlertSeverity::High))
         );
         assert_eq!(route(DriftKind::MajorWorsening, 1, true), None);
+    }
+
+    #[test]
+    fn what_was_lost_wakes_nobody_and_hides_nothing() {
+        // Of a hundred rules that passed, so many fail now, and so many were lost.
+        let route = |failing: u32, lost: u32| {
+            let summary = Summary {
+                before: Score { pass: 100, fail: 20 },
+                after: Score { pass: 100 - failing - lost, fail: 20 + failing },
+                became_failing: SeverityCounts { high: failing, ..SeverityCounts::default() },
+                low_confidence: lost > 0,
+                ..Summary::default()
+            };
+            let drift = detect(summary, Thresholds::default());
+            assert_ne!(drift.kind, DriftKind::Stable, "{failing} {lost}");
+            let at = Timestamp::UNIX_EPOCH;
+            drift_to_alert(HostId(Uuid::nil()), &drift, Thresholds::default(), at).map(|it| it.kind)
+        };
+        assert_eq!(route(20, 0), Some(AlertType::DriftMajor));
+        assert_eq!(route(20, 1), Some(AlertType::DriftMajor));
+        // Both together are a major fall; what was seen is a minor one.
+        assert_eq!(route(7, 30), Some(AlertType::DriftMinor));
+        assert_eq!(route(1, 60), None);
     }
 
     #[test]

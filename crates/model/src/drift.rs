@@ -135,6 +135,11 @@ pub struct SeverityCounts {
 }
 
 impl SeverityCounts {
+    /// Rules of any severity.
+    pub fn total(self) -> u32 {
+        self.critical.saturating_add(self.high).saturating_add(self.medium).saturating_add(self.low)
+    }
+
     fn add(&mut self, severity: Option<Severity>) {
         match severity {
             Some(Severity::Critical) => self.critical += 1,
@@ -163,7 +168,7 @@ pub struct Summary {
     pub rules_added: u32,
     /// Rules that the previous full scan had and this one does not.
     pub rules_removed: u32,
-    /// Some checks were lost on the way; drift from it pages nobody.
+    /// Some checks were lost on the way, and are missing in `after`: see [`Self::seen_after`].
     pub low_confidence: bool,
     /// Hardly any of this scan's rules were known before, so that `before` speaks of few of them: the corpus was
     /// replaced, say. Drift from it pages nobody.
@@ -175,9 +180,16 @@ pub struct Summary {
 const OVERLAP_LEAST: u64 = 5;
 
 impl Summary {
-    /// The score moved or not, but not for certain: reason enough to look, not to wake somebody.
-    pub fn is_doubtful(&self) -> bool {
-        self.low_confidence || self.low_overlap
+    /// The score after, had nothing moved but the rules that were seen to fail or to pass: what was lost stands as it was
+    /// before.
+    pub fn seen_after(&self) -> Score {
+        let failed = self.became_failing.total().saturating_sub(self.newly_observed_failing);
+        let passed = self.became_passing.total();
+        let Score { pass, fail } = self.before;
+        Score {
+            pass: pass.saturating_add(passed).saturating_sub(failed),
+            fail: fail.saturating_add(failed).saturating_sub(passed),
+        }
     }
 }
 
@@ -303,7 +315,7 @@ mod tests {
         };
         // One rule known of five is a fifth: enough. One of six is not.
         let of = |added| summarise(Score { pass: added as u32 + 1, fail: 0 }, &first_seen(added), 0, false);
-        assert!(!of(4).low_overlap && of(5).low_overlap && of(5).is_doubtful());
+        assert!(!of(4).low_overlap && of(5).low_overlap);
         // A first scan has no overlap at all, and nothing to doubt.
         assert!(!summarise(Score { pass: 9, fail: 0 }, &first_seen(9), 0, false).low_overlap);
     }

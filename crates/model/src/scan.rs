@@ -251,7 +251,7 @@ impl Measurement {
         u64::from(self.lost_checks) * 5 > u64::from(self.planned_checks)
     }
 
-    /// Some checks were lost to transport; drift from it pages nobody.
+    /// Some checks were lost to transport: what they would have said is in no drift.
     pub fn low_confidence(&self) -> bool {
         self.lost_checks > 0
     }

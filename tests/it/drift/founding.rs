@@ -1,7 +1,10 @@
 //! What the founding documents ask of drift, behind a real writer.
 
+use openwatch_bus::message::result::encode_final;
+use openwatch_model::scan::Verdict;
 use openwatch_model::{Outcome, Severity, Status};
 use openwatch_tests::Program;
+use openwatch_tests::stages::measured;
 use serde_json::json;
 
 use super::*;
@@ -224,4 +227,40 @@ async fn another_corpus_is_doubtful_and_wakes_nobody() {
     let alerts =
         "select h.name from alert a join host h on h.id = a.host_id where a.alert_type = 'drift_major'";
     assert_eq!(stages.texts(alerts).await, ["same"]);
+}
+
+// @spec drift-detector
+// @ac AC-19
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_checks_wake_nobody_and_hide_no_fall() {
+    proves("AC-19");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift, Stage::Alerts]).await;
+    // Of forty rules ten fail. On one host eight more do and one is lost, on the other ten are lost.
+    for (name, failing, lost) in [("fell", 18, 39..40), ("lost", 10, 30..40)] {
+        let host = stages.host(name, 22).await;
+        stages.scanned(host, &outcomes(40, 10)).await;
+        let mut second = outcomes(40, failing);
+        for rule in &mut second[lost.clone()] {
+            rule.status = Status::Error;
+        }
+        let (job, _) = stages.job(host, |_| ()).await;
+        let mut result = measured(&job, &second);
+        if let Verdict::Completed(it) = &mut result.verdict {
+            it.lost_checks = lost.len() as u32;
+        }
+        stages.send(&stages.signed(&job, encode_final(&result))).await;
+        stages.ended(job.scan).await;
+        let (kind, drift) = detected(&stages, job.scan).await;
+        assert_ne!(kind, "stable", "{name}");
+        assert_eq!(drift["low_confidence"], json!(true), "{name}");
+    }
+    settled(&stages, "drift").await;
+    settled(&stages, "alerts").await;
+    let alerts = "select concat_ws(' ', h.name, a.alert_type) from alert a join host h on h.id = a.host_id";
+    assert_eq!(stages.texts(alerts).await, ["fell drift_major"]);
+    assert_eq!(
+        stages.number("select count(*) from alert where body like '%some checks were lost%'").await,
+        1
+    );
 }

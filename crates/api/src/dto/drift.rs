@@ -39,7 +39,7 @@ pub struct Drift {
     pub rules_added: u32,
     /// Rules that the full scan before had and this one has not; they are no part of the score after.
     pub rules_removed: u32,
-    /// Some checks were lost on the way; nobody was alerted.
+    /// Some checks were lost on the way: an alert there was only for what the rules that were measured made fall.
     pub low_confidence: bool,
     /// Hardly any of the rules were known before: the score before speaks of few of them; nobody was alerted.
     pub low_overlap: bool,

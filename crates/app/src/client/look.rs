@@ -212,7 +212,7 @@ pub async fn drift(args: ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Why a drift woke nobody.
+/// What makes a drift less than certain.
 fn doubt(drift: &Drift) -> &'static str {
     match (drift.low_confidence, drift.low_overlap) {
         (true, _) => "checks were lost",

@@ -9,6 +9,7 @@ use openwatch_model::alert::{
     flapping, prober_to_alert,
 };
 use openwatch_model::audit::{AlertCreated, AlertResolved as AlertResolvedAudit};
+use openwatch_model::drift::Thresholds;
 use openwatch_model::scan::FailureReason;
 use openwatch_model::schedule::BACKOFF_AFTER;
 use openwatch_model::{AlertId, HostId, Timestamp};
@@ -37,7 +38,8 @@ pub(super) async fn handle(store: &Store, policy: &PolicyWatch, message: &Messag
 }
 
 /// What an event means to people; nothing when it pages nobody.
-fn to_alert(event: &Event) -> Option<NewAlert> {
+/// `thresholds` are those of a drift with lost checks.
+fn to_alert(event: &Event, thresholds: Thresholds) -> Option<NewAlert> {
     let at = event.at;
     let new = |kind, severity, title: String, body: String| NewAlert {
         kind,
@@ -48,7 +50,7 @@ fn to_alert(event: &Event) -> Option<NewAlert> {
         occurred_at: at,
     };
     match &event.body {
-        Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, at),
+        Body::DriftDetected(it) => drift_to_alert(it.host_id, &it.drift, thresholds, at),
         Body::HostConnectivity(it) => connectivity_to_alert(it.host_id, it.prior, it.status, at),
         Body::ProberConnectivity(it) => Some(prober_to_alert(it.status, it.asked, it.silent, at)),
         // What has an alert of its own, and what ended because workers were stopped, tells nothing new.
@@ -101,7 +103,13 @@ async fn route(
         }
         _ => {}
     }
-    let Some(mut new) = to_alert(event) else { return Ok(()) };
+    let thresholds = match &event.body {
+        Body::DriftDetected(it) if it.drift.summary.low_confidence => {
+            policy.version(&it.policy_version).await?.thresholds
+        }
+        _ => Thresholds::default(),
+    };
+    let Some(mut new) = to_alert(event, thresholds) else { return Ok(()) };
     let ttl = policy.in_force().await?.dedup_ttl;
     let mut tx = store.begin().await?;
     if !inbox::first_time(&mut tx, STAGE, &event.id.to_string()).await? {

@@ -316,8 +316,9 @@ pub(crate) async fn note(
     let ids: Vec<Uuid> = alerts.iter().map(|(id, _)| id.0).collect();
     let numbers: Vec<i32> = alerts.iter().map(|(_, number)| *number).collect();
     sqlx::query!(
-        "insert into alert_transition (alert_id, number, state, actor, reason, until, changed_at)
-         select t.id, t.number, $3, $4, $5, $6, $7 from unnest($1::uuid[], $2::int[]) as t (id, number)",
+        "insert into alert_transition (alert_id, number, state, actor, reason, until, changed_at, severity)
+         select t.id, t.number, $3, $4, $5, $6, $7, a.severity
+         from unnest($1::uuid[], $2::int[]) as t (id, number) join alert a on a.id = t.id",
         &ids,
         &numbers,
         state.as_str(),

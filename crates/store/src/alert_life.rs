@@ -232,22 +232,22 @@ pub async fn get(tx: &mut Tx<'_>, id: AlertId) -> Result<Option<Alert>, StoreErr
 pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged<Alert>, StoreError> {
     let (after, after_id) = page.after();
     let rows = sqlx::query!(
-        r#"select a.id, a.alert_type, a.severity, a.host_id, h.name as "host_name?", a.title, a.body, a.tags,
+        r#"select a.id, a.alert_type, coalesce(t.severity, a.severity) as "severity!", a.host_id, h.name as "host_name?", a.title, a.body, a.tags,
              coalesce(t.state, a.state) as "state!", coalesce(t.number, a.transition) as "transition!", a.occurrences,
              a.occurred_at, a.last_occurred_at, case when $8::timestamptz is null then a.silenced_until else t.until end as silenced_until,
              a.created_at
            from alert a
            left join host h on h.id = a.host_id
-           -- Only when the past is asked for: where the alert was in its life then.
+           -- Only when the past is asked for: where the alert was in its life then, and how grave.
            left join lateral (
-             select t.state, t.number, t.until from alert_transition t
+             select t.state, t.number, t.until, t.severity from alert_transition t
              where $8::timestamptz is not null and t.alert_id = a.id and t.changed_at <= $8
              order by t.number desc limit 1) t on true
            where ($1::uuid is null or a.id = $1)
              and ($2::text is null or coalesce(t.state, a.state) = $2)
              and (not $3 or coalesce(t.state, a.state) in ('active', 'acknowledged', 'silenced'))
              and ($4::uuid is null or a.host_id = $4)
-             and ($5::text is null or a.severity = $5)
+             and ($5::text is null or coalesce(t.severity, a.severity) = $5)
              and ($6::timestamptz is null or a.occurred_at >= $6)
              and ($7::timestamptz is null or a.occurred_at < $7)
              and ($8::timestamptz is null or a.created_at <= $8)

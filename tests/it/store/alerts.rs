@@ -84,12 +84,23 @@ async fn a_repeat_counts_up_and_a_new_outage_opens_a_new_alert() {
     assert!(matches!(next, Opened::New { id: other, .. } if other != id), "{next:?}");
 
     let mut tx = rig.api.begin_read().await.unwrap();
-    let states: Vec<_> =
-        alert_life::history(&mut tx, id).await.unwrap().into_iter().map(|t| t.state).collect();
+    let history = alert_life::history(&mut tx, id).await.unwrap();
+    let opened = history[0].changed_at;
+    let states: Vec<_> = history.into_iter().map(|t| t.state).collect();
     assert_eq!(states, [AlertState::Active, AlertState::Active, AlertState::Active, AlertState::Resolved]);
     let open_only = Filter { open: true, ..Filter::default() };
     assert_eq!(alert_life::list(&mut tx, &open_only, &Page::first(10)).await.unwrap().rows.len(), 1);
     assert_eq!(read::fleet(&mut tx, None).await.unwrap().open_alerts[&AlertSeverity::High], 1);
+
+    // It got worse later.
+    let then = Filter { as_of: Some(opened), ..Filter::default() };
+    let rows = alert_life::list(&mut tx, &then, &Page::first(10)).await.unwrap().rows;
+    assert_eq!(rows.iter().map(|it| (it.id, it.severity)).collect::<Vec<_>>(), [(id, AlertSeverity::High)]);
+    let critical = Filter { severity: Some(AlertSeverity::Critical), ..then };
+    assert_eq!(alert_life::list(&mut tx, &critical, &Page::first(10)).await.unwrap().rows, []);
+    let open = read::fleet(&mut tx, Some(opened)).await.unwrap().open_alerts;
+    assert_eq!(open.into_iter().collect::<Vec<_>>(), [(AlertSeverity::High, 1)]);
+    assert_eq!(alert_life::get(&mut tx, id).await.unwrap().unwrap().severity, AlertSeverity::Critical);
 }
 
 #[tokio::test]

@@ -261,14 +261,14 @@ async fn doings_now(tx: &mut Tx<'_>, fleet: &mut Fleet) -> Result<(), StoreError
 
 async fn open_alerts(tx: &mut Tx<'_>, fleet: &mut Fleet, at: Option<Timestamp>) -> Result<(), StoreError> {
     let rows = sqlx::query!(
-        r#"select a.severity, count(*) as "alerts!"
+        r#"select coalesce(t.severity, a.severity) as "severity!", count(*) as "alerts!"
            from alert a
            left join lateral (
-             select t.state from alert_transition t
+             select t.state, t.severity from alert_transition t
              where $1::timestamptz is not null and t.alert_id = a.id and t.changed_at <= $1
              order by t.number desc limit 1) t on true
            where case when $1::timestamptz is null then a.state else t.state end in ('active', 'acknowledged', 'silenced')
-           group by a.severity"#,
+           group by 1"#,
         at
     )
     .fetch_all(tx.connection())

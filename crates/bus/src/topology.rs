@@ -102,6 +102,8 @@ pub struct Difference {
     pub found: Value,
     /// An operator may have tuned this (sizes, replicas, caps); it is shown, not refused.
     pub tunable: bool,
+    /// It hears a part of what it should, as one of an earlier version does; [`apply`] adds the rest.
+    pub narrow: bool,
 }
 
 impl fmt::Display for Difference {
@@ -118,19 +120,22 @@ impl fmt::Display for Difference {
 pub struct Report {
     /// Made now.
     pub created: Vec<String>,
+    /// There before; hears more now.
+    pub widened: Vec<String>,
     /// There before, and as wanted.
     pub unchanged: Vec<String>,
     /// Differences that an operator may want.
     pub tuned: Vec<Difference>,
 }
 
-/// Creates what is missing and leaves alone what is there. May run any number of times, and from several processes.
+/// Creates what is missing, widens what an earlier version made narrower, and leaves alone what else is there. May run any
+/// number of times, and from several processes.
 ///
 /// # Errors
 /// [`BusError::Incompatible`] with every difference when something exists in another shape; nothing is created then.
 pub async fn apply(bus: &Bus, profile: Profile) -> Result<Report, BusError> {
     let differences = check(bus, profile).await?;
-    let clash = |difference: &&Difference| difference.field.is_some() && !difference.tunable;
+    let clash = |it: &&Difference| it.field.is_some() && !it.tunable && !it.narrow;
     let incompatible: Vec<_> = differences.iter().filter(clash).cloned().collect();
     if !incompatible.is_empty() {
         return Err(BusError::Incompatible(incompatible));
@@ -141,6 +146,9 @@ pub async fn apply(bus: &Bus, profile: Profile) -> Result<Report, BusError> {
         if differences.iter().any(|difference| difference.what == what && difference.field.is_none()) {
             create(bus, &wanted).await?;
             report.created.push(what);
+        } else if differences.iter().any(|difference| difference.what == what && difference.narrow) {
+            widen(bus, &wanted).await?;
+            report.widened.push(what);
         } else {
             report.unchanged.push(what);
         }
@@ -156,11 +164,7 @@ pub async fn apply(bus: &Bus, profile: Profile) -> Result<Report, BusError> {
 pub async fn check(bus: &Bus, profile: Profile) -> Result<Vec<Difference>, BusError> {
     let mut differences = Vec::new();
     for wanted in wanted(profile) {
-        let name = match &wanted.consumer {
-            None => format!("STREAM.INFO.{}", wanted.stream),
-            Some(consumer) => format!("CONSUMER.INFO.{}.{consumer}", wanted.stream),
-        };
-        match bus.api::<Value>(&name, &Value::Null).await {
+        match bus.api::<Value>(&wanted.info(), &Value::Null).await {
             Ok(info) => differences.extend(compare(&wanted, &info["config"])),
             Err(error) if error.is_not_found() => differences.push(Difference {
                 what: wanted.what(),
@@ -168,6 +172,7 @@ pub async fn check(bus: &Bus, profile: Profile) -> Result<Vec<Difference>, BusEr
                 wanted: wanted.config,
                 found: Value::Null,
                 tunable: false,
+                narrow: false,
             }),
             Err(error) => return Err(error),
         }
@@ -176,6 +181,14 @@ pub async fn check(bus: &Bus, profile: Profile) -> Result<Vec<Difference>, BusEr
 }
 
 impl Wanted {
+    /// The request that tells how it is.
+    fn info(&self) -> String {
+        match &self.consumer {
+            None => format!("STREAM.INFO.{}", self.stream),
+            Some(consumer) => format!("CONSUMER.INFO.{}.{consumer}", self.stream),
+        }
+    }
+
     fn what(&self) -> String {
         match &self.consumer {
             None => format!("stream {}", self.stream),
@@ -191,6 +204,25 @@ async fn create(bus: &Bus, wanted: &Wanted) -> Result<(), BusError> {
         Some(consumer) => (
             format!("CONSUMER.CREATE.{stream}.{consumer}{}", filter_token(config)),
             json!({ "stream_name": stream, "config": config, "action": "create" }),
+        ),
+    };
+    bus.api::<Value>(&name, &body).await.map(drop)
+}
+
+/// Has it hear all that it should. Whatever else an operator made of it stays.
+async fn widen(bus: &Bus, wanted: &Wanted) -> Result<(), BusError> {
+    let Wanted { stream, consumer, config } = wanted;
+    let mut found = bus.api::<Value>(&wanted.info(), &Value::Null).await?["config"].take();
+    for field in ["subjects", "filter_subjects"] {
+        if let Some(all) = config.get(field) {
+            found[field] = all.clone();
+        }
+    }
+    let (name, body) = match consumer {
+        None => (format!("STREAM.UPDATE.{stream}"), found),
+        Some(consumer) => (
+            format!("CONSUMER.CREATE.{stream}.{consumer}"),
+            json!({ "stream_name": stream, "config": found, "action": "update" }),
         ),
     };
     bus.api::<Value>(&name, &body).await.map(drop)
@@ -217,6 +249,7 @@ fn compare(wanted: &Wanted, found: &Value) -> Vec<Difference> {
         wanted: value.clone(),
         found: found[field.as_str()].clone(),
         tunable: TUNABLE.contains(&field.as_str()),
+        narrow: field.ends_with("subjects") && is_part(&found[field.as_str()], value),
     };
     let mut list: Vec<_> = differs.map(difference).collect();
     // What we leave out must be off: these would drain or starve a stage, or change who gets what.
@@ -231,10 +264,21 @@ fn compare(wanted: &Wanted, found: &Value) -> Vec<Difference> {
                 wanted: Value::Null,
                 found: there.clone(),
                 tunable: false,
+                narrow: false,
             });
         }
     }
     list
+}
+
+/// All of some subjects are among others. No subject at all is every subject.
+fn is_part(some: &Value, others: &Value) -> bool {
+    match (some, others) {
+        (Value::Array(some), Value::Array(others)) => {
+            !some.is_empty() && some.iter().all(|it| others.contains(it))
+        }
+        _ => false,
+    }
 }
 
 fn is_unset(value: &Value) -> bool {

@@ -29,6 +29,48 @@ async fn applying_twice_changes_nothing() {
 // @spec bus
 // @ac AC-05
 #[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_an_earlier_version_hears_what_is_new() {
+    proves("AC-05");
+    let nats = Nats::start().await;
+    let admin = nats.bus(User::Admin).await;
+    apply(&admin, Profile::Small).await.unwrap();
+    let client = nats.client(User::Admin).await;
+    // As it was before policies were accepted, and tuned.
+    let ask = async |subject: &str, body: serde_json::Value| {
+        let answer = client.request(subject.to_owned(), body.to_string().into()).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        assert!(answer["error"].is_null(), "{answer}");
+        answer
+    };
+    let mut config = ask("$JS.API.CONSUMER.INFO.OW_EVENTS.alerts", json!({})).await["config"].take();
+    let all = config["filter_subjects"].as_array().unwrap().clone();
+    config["filter_subjects"] = json!(all[..all.len() - 1]);
+    config["max_ack_pending"] = json!(77);
+    let update = json!({ "stream_name": "OW_EVENTS", "action": "update", "config": config });
+    ask("$JS.API.CONSUMER.CREATE.OW_EVENTS.alerts", update).await;
+
+    let found = check(&admin, Profile::Small).await.unwrap();
+    assert_eq!(
+        found.iter().map(|it| (it.narrow, it.tunable)).collect::<Vec<_>>(),
+        [(true, false), (false, true)]
+    );
+    let report = apply(&admin, Profile::Small).await.unwrap();
+    assert_eq!((report.widened, report.created), (vec!["consumer OW_EVENTS/alerts".to_owned()], vec![]));
+    let mut now = ask("$JS.API.CONSUMER.INFO.OW_EVENTS.alerts", json!({})).await["config"].take();
+    assert_eq!((now["filter_subjects"].take(), now["max_ack_pending"].take()), (json!(all), json!(77)));
+    let left = check(&admin, Profile::Small).await.unwrap();
+    assert!(left.iter().all(|it| it.tunable), "{left:?}");
+
+    // One that hears something else is nobody's earlier version.
+    config["filter_subjects"] = json!([all[0], "ow.v1.evt.alert_opened.*"]);
+    let update = json!({ "stream_name": "OW_EVENTS", "action": "update", "config": config });
+    ask("$JS.API.CONSUMER.CREATE.OW_EVENTS.alerts", update).await;
+    assert!(matches!(apply(&admin, Profile::Small).await, Err(BusError::Incompatible(_))));
+}
+
+// @spec bus
+// @ac AC-05
+#[tokio::test(flavor = "multi_thread")]
 async fn an_incompatible_stream_or_consumer_is_refused_and_named() {
     proves("AC-05");
     let nats = Nats::start().await;

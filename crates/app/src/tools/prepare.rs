@@ -41,7 +41,7 @@ fn profile(replicas: u8) -> Result<Profile, Failure> {
 /// `topology apply|check`.
 ///
 /// # Errors
-/// 64 when something exists in another shape, 75 when `check` finds something missing.
+/// 64 when something exists in another shape, 75 when `check` finds something that `apply` cures.
 pub async fn topology(command: TopologyCommand) -> Result<(), Failure> {
     let (args, apply) = match command {
         TopologyCommand::Apply(args) => (args, true),
@@ -53,12 +53,15 @@ pub async fn topology(command: TopologyCommand) -> Result<(), Failure> {
     if apply {
         let report = topology::apply(&bus, profile).await.map_err(bus_failure)?;
         if args.json {
-            return table::json(
-                &serde_json::json!({ "created": report.created, "unchanged": report.unchanged }),
-            );
+            return table::json(&serde_json::json!({
+                "created": report.created, "widened": report.widened, "unchanged": report.unchanged
+            }));
         }
         for made in &report.created {
             table::line(&format!("created {made}"));
+        }
+        for widened in &report.widened {
+            table::line(&format!("widened {widened}"));
         }
         for tuned in &report.tuned {
             table::line(&format!("left as it is: {tuned}"));
@@ -76,7 +79,7 @@ pub async fn topology(command: TopologyCommand) -> Result<(), Failure> {
     } else {
         differences.iter().for_each(|difference| table::line(&difference.to_string()));
     }
-    let missing = differences.iter().any(|d| d.field.is_none());
+    let curable = differences.iter().any(|d| d.field.is_none() || d.narrow);
     match differences.iter().filter(|d| !d.tunable).count() {
         0 => {
             if !args.json {
@@ -84,7 +87,7 @@ pub async fn topology(command: TopologyCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
-        count if missing => Err(Failure::new(
+        count if curable => Err(Failure::new(
             TRY_AGAIN,
             anyhow::anyhow!("{count} differences; run `openwatch topology apply`"),
         )),

@@ -8,6 +8,7 @@ pub(crate) mod ground;
 mod hand_over;
 mod interrupt;
 mod kill;
+mod lists;
 mod outage;
 mod outsider;
 pub(crate) mod rest;

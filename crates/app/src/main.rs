@@ -80,7 +80,7 @@ async fn dispatch(command: Command) -> Result<u8, Failure> {
         Command::Alerts(AlertsArgs { stage, .. }) if stage.is_asked_for() => {
             run::stage(Stage::Alerts, stage.into()).await
         }
-        Command::Alerts(AlertsArgs { list, state, .. }) => done(client::look::alerts(list, state).await),
+        Command::Alerts(args) => done(client::look::alerts(args).await),
         Command::Migrate(args) => done(tools::prepare::migrate(args).await),
         Command::Topology(command) => done(tools::prepare::topology(command).await),
         Command::Keys(command) => done(tools::keys::run(command).await),

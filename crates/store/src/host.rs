@@ -221,10 +221,6 @@ pub async fn set_jump(tx: &mut Tx<'_>, host: HostId, jump: Option<HostId>) -> Re
 /// What may change of a host.
 #[derive(Clone, Debug, Default)]
 pub struct HostChange {
-    /// New address.
-    pub address: Option<String>,
-    /// New port.
-    pub port: Option<u16>,
     /// New login user.
     pub username: Option<String>,
     /// New way to become root.
@@ -237,12 +233,8 @@ pub struct HostChange {
 /// A field is malformed.
 pub async fn change(tx: &mut Tx<'_>, host: HostId, change: &HostChange) -> Result<bool, StoreError> {
     let done = sqlx::query!(
-        "update host set address = coalesce($2, address), port = coalesce($3, port),
-           username = coalesce($4, username), sudo = coalesce($5, sudo)
-         where id = $1 and deleted_at is null",
+        "update host set username = coalesce($2, username), sudo = coalesce($3, sudo) where id = $1 and deleted_at is null",
         host.0,
-        change.address,
-        change.port.map(i32::from),
         change.username,
         change.sudo.map(SudoMode::as_str),
     )

@@ -87,6 +87,9 @@ async fn a_silence_keeps_quiet_and_what_is_still_open_after_it_is_told_as_it_sta
     let until = until.format(&time::format_description::well_known::Rfc3339).unwrap();
     let silenced = stack.json(&["alerts", "silence", id, "--until", &until, "--reason", "known"]).await;
     assert_eq!(silenced["state"], "silenced", "{silenced}");
+    let open = stack.json(&["alerts", "--open", "--severity", "critical", "--since", "1h"]).await;
+    assert_eq!(open[0]["id"], alert["id"], "{open}");
+    assert_eq!(stack.json(&["alerts", "--open", "--until", "1h"]).await, Value::Array(Vec::new()));
     // It happens again meanwhile: counted, and nobody is told.
     tamper(&stack, "nobody.2").await;
     eventually("a repeat", || async { (stack.json(&["alerts"]).await[0]["occurrences"] == 2).then_some(()) })
@@ -105,6 +108,7 @@ async fn a_silence_keeps_quiet_and_what_is_still_open_after_it_is_told_as_it_sta
     let (code, _, stderr) = stack.cli(&["alerts", "unsilence", id]).await;
     assert!(code != Some(0) && stderr.contains("acknowledged"), "{code:?} {stderr}");
     stack.json(&["alerts", "resolve", id, "--reason", "done"]).await;
+    assert_eq!(stack.json(&["alerts", "--open"]).await, Value::Array(Vec::new()));
     stack.json(&["alerts", "dismiss", id]).await;
     catcher.at_least(6).await;
     // All of it can be read: the life, who was told, every try.

@@ -157,7 +157,6 @@ async fn names_and_files_that_are_wrong() {
     .await;
     says(cli(&["host", "import", "/nonexistent/hosts.csv"]), 64, &["/nonexistent/hosts.csv"]).await;
     says(cli(&["alerts", "--state", "sideways"]), 64, &["sideways"]).await;
-    says(cli(&["status", "--as-of", "yesterday-ish"]), 64, &["as_of"]).await;
 
     says(
         plain(&["status", "--url", &url, "--token-file", "/nonexistent/token"]),

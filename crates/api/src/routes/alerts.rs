@@ -23,6 +23,9 @@ const LIMIT: u32 = 200;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct AlertsQuery {
+    /// Only open ones: active, acknowledged or silenced.
+    #[serde(default)]
+    open: bool,
     /// Only in this state.
     state: Option<String>,
     /// Only of this severity.
@@ -62,6 +65,7 @@ pub(crate) async fn list(
         since: asked.since,
         until: asked.until,
         as_of: past(asked.as_of, tx.now())?,
+        open: asked.open,
         ..Filter::default()
     };
     Ok(axum::Json(page(alert_life::list(&mut tx, &filter, &part).await?, |row| view(row, None))))

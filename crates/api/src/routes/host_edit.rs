@@ -48,7 +48,7 @@ pub(crate) async fn change(
     }
     changed.extend(wanted.user.is_some().then_some("user"));
     changed.extend(wanted.sudo.is_some().then_some("sudo"));
-    let rest = host::HostChange { username: wanted.user, sudo: wanted.sudo, ..Default::default() };
+    let rest = host::HostChange { username: wanted.user, sudo: wanted.sudo };
     host::change(&mut tx, id, &rest).await?;
     let made = show_in(&mut tx, id).await?;
     let changed = changed.into_iter().map(str::to_owned).collect();

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use time::OffsetDateTime;
 
-use super::NatsArgs;
+use super::{NatsArgs, when};
 
 /// How a client finds the API.
 #[derive(Debug, Clone, Args)]
@@ -40,9 +41,9 @@ pub struct ClientArgs {
 pub struct LookArgs {
     #[command(flatten)]
     pub client: ClientArgs,
-    /// As it was then (RFC 3339, or a date)
-    #[arg(long)]
-    pub as_of: Option<String>,
+    /// As it was then: RFC 3339, a date, or how long ago, such as 3d
+    #[arg(long, value_parser = when::past)]
+    pub as_of: Option<OffsetDateTime>,
 }
 
 /// A list.
@@ -53,12 +54,12 @@ pub struct ListArgs {
     /// Only this host
     #[arg(long)]
     pub host: Option<String>,
-    /// Most rows
+    /// Most rows; more than a page holds are fetched page by page
     #[arg(long, default_value_t = 50)]
     pub limit: u32,
-    /// As it was then (RFC 3339, or a date)
-    #[arg(long)]
-    pub as_of: Option<String>,
+    /// As it was then: RFC 3339, a date, or how long ago, such as 3d
+    #[arg(long, value_parser = when::past)]
+    pub as_of: Option<OffsetDateTime>,
 }
 
 /// What changed.
@@ -69,9 +70,9 @@ pub struct TransactionsArgs {
     /// Only this rule
     #[arg(long)]
     pub rule: Option<String>,
-    /// Not before this moment (RFC 3339, or a date)
-    #[arg(long)]
-    pub since: Option<String>,
+    /// Not before this moment: RFC 3339, a date, or how long ago, such as 2h
+    #[arg(long, value_parser = when::past)]
+    pub since: Option<OffsetDateTime>,
 }
 
 /// Scans.
@@ -103,12 +104,12 @@ pub struct AuditArgs {
     /// Only from this cause: the id of a scan or message
     #[arg(long)]
     pub cause: Option<String>,
-    /// Not before this moment (RFC 3339, or a date)
-    #[arg(long)]
-    pub since: Option<String>,
-    /// Before this moment (RFC 3339, or a date)
-    #[arg(long)]
-    pub until: Option<String>,
+    /// Not before this moment: RFC 3339, a date, or how long ago, such as 2h
+    #[arg(long, value_parser = when::past)]
+    pub since: Option<OffsetDateTime>,
+    /// Before this moment: RFC 3339, a date, or how long ago
+    #[arg(long, value_parser = when::past)]
+    pub until: Option<OffsetDateTime>,
     /// Most rows (50 when absent, 10000 with --csv); more than a page holds are fetched page by page
     #[arg(long)]
     pub limit: Option<u32>,
@@ -156,9 +157,9 @@ pub struct AlertActionArgs {
 pub struct SilenceArgs {
     #[command(flatten)]
     pub action: AlertActionArgs,
-    /// Until then (RFC 3339); absent means until woken
-    #[arg(long)]
-    pub until: Option<String>,
+    /// Until then: RFC 3339, a date, or in how long, such as 2h; absent means until woken
+    #[arg(long, value_parser = when::to_come)]
+    pub until: Option<OffsetDateTime>,
 }
 
 /// Hosts.
@@ -175,7 +176,7 @@ pub enum HostCommand {
     },
     /// List hosts
     List {
-        /// Most rows
+        /// Most rows; more than a page holds are fetched page by page
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// Only hosts in this compliance state
@@ -211,9 +212,9 @@ pub enum HostCommand {
     Maintenance {
         /// Host name or id
         host: String,
-        /// Until then (RFC 3339); absent means until `--off`
-        #[arg(long, conflicts_with = "off")]
-        until: Option<String>,
+        /// Until then: RFC 3339, a date, or in how long, such as 2h; absent means until `--off`
+        #[arg(long, conflicts_with = "off", value_parser = when::to_come)]
+        until: Option<OffsetDateTime>,
         /// End it
         #[arg(long)]
         off: bool,
@@ -294,6 +295,12 @@ pub struct HostSetArgs {
     /// Become root: `sudo` or `none`
     #[arg(long, value_parser = ["sudo", "none"])]
     pub sudo: Option<String>,
+    /// Label `key=value`; repeatable. All labels it had are replaced
+    #[arg(long = "label")]
+    pub labels: Vec<String>,
+    /// Take all its labels
+    #[arg(long, conflicts_with = "labels")]
+    pub no_labels: bool,
     #[command(flatten)]
     pub client: ClientArgs,
 }

@@ -4,6 +4,7 @@ mod channel;
 mod client;
 mod run;
 mod tools;
+mod when;
 
 use clap::{Parser, Subcommand};
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AlertCommand, ListArgs};
+use time::OffsetDateTime;
+
+use super::{AlertCommand, ListArgs, when};
 
 /// Where PostgreSQL is.
 #[derive(Debug, Clone, Args)]
@@ -162,9 +164,21 @@ pub struct AlertsArgs {
     pub stage: StageArgs,
     #[command(flatten)]
     pub list: ListArgs,
+    /// Only alerts that are not over: active, acknowledged or silenced
+    #[arg(long, conflicts_with = "state")]
+    pub open: bool,
     /// Only alerts in this state: active, acknowledged, silenced, resolved, dismissed
     #[arg(long)]
     pub state: Option<String>,
+    /// Only of this severity: info, low, medium, high, critical
+    #[arg(long)]
+    pub severity: Option<String>,
+    /// Begun at this moment or later: RFC 3339, a date, or how long ago, such as 2h
+    #[arg(long, value_parser = when::past)]
+    pub since: Option<OffsetDateTime>,
+    /// Begun before this moment: RFC 3339, a date, or how long ago
+    #[arg(long, value_parser = when::past)]
+    pub until: Option<OffsetDateTime>,
     /// What to do with an alert.
     #[command(subcommand)]
     pub command: Option<AlertCommand>,

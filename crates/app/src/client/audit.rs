@@ -1,13 +1,10 @@
 //! `audit`: who did what.
 
-use openwatch_api::dto::{AuditEvent, Page};
+use openwatch_api::dto::AuditEvent;
 
 use super::{Client, moment, table};
 use crate::cli::AuditArgs;
 use crate::exit::Failure;
-
-/// Rows that the API gives at once.
-const PAGE: u32 = 200;
 
 /// Lists the audit log, or writes it as a table.
 ///
@@ -22,8 +19,8 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         ("actor", &args.actor),
         ("host", &args.host),
         ("cause", &args.cause),
-        ("since", &args.since.as_deref().map(moment)),
-        ("until", &args.until.as_deref().map(moment)),
+        ("since", &args.since.as_ref().map(moment)),
+        ("until", &args.until.as_ref().map(moment)),
     ] {
         query.extend(value.iter().map(|value| (name, value.clone())));
     }
@@ -36,7 +33,7 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let events = pages(&client, query, args.limit.unwrap_or(50)).await?;
+    let events: Vec<AuditEvent> = client.list("/audit", &query, args.limit.unwrap_or(50)).await?;
     if client.json {
         return table::json(&events);
     }
@@ -54,25 +51,4 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     }
     table::print(&rows, "no such events");
     Ok(())
-}
-
-async fn pages(
-    client: &Client,
-    query: Vec<(&'static str, String)>,
-    wanted: u32,
-) -> Result<Vec<AuditEvent>, Failure> {
-    let mut events = Vec::new();
-    let mut cursor = None;
-    loop {
-        let left = wanted.saturating_sub(u32::try_from(events.len()).unwrap_or(u32::MAX));
-        let mut query = query.clone();
-        query.push(("limit", left.min(PAGE).to_string()));
-        query.extend(cursor.map(|cursor| ("cursor", cursor)));
-        let page: Page<AuditEvent> = client.get("/audit", &query).await?;
-        events.extend(page.items);
-        cursor = page.next_cursor;
-        if cursor.is_none() || u32::try_from(events.len()).is_ok_and(|found| found >= wanted) {
-            return Ok(events);
-        }
-    }
 }

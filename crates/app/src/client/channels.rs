@@ -39,14 +39,14 @@ pub async fn channel(command: ChannelCommand) -> Result<(), Failure> {
         ChannelCommand::Set(args) => set::set(*args).await,
         ChannelCommand::Deliveries { name, client, state, failed, limit } => {
             let client = Client::new(&client)?;
-            let mut query = vec![("limit", limit.to_string())];
+            let mut query = Vec::new();
             query.extend(state.or(failed.then(|| "failed".to_owned())).map(|state| ("state", state)));
             let of = name.map_or(String::new(), |name| format!("/channels/{}", url_encode(&name)));
-            let page: Page<Delivery> = client.get(&format!("{of}/deliveries"), &query).await?;
+            let rows: Vec<Delivery> = client.list(&format!("{of}/deliveries"), &query, limit).await?;
             if client.json {
-                return table::json(&page.items);
+                return table::json(&rows);
             }
-            deliveries(&page.items, if failed { "nothing was given up" } else { "nothing was sent yet" });
+            deliveries(&rows, if failed { "nothing was given up" } else { "nothing was sent yet" });
             Ok(())
         }
         ChannelCommand::Replay { channel, delivery } => replay(channel, delivery).await,

@@ -8,7 +8,6 @@ use openwatch_model::credential::SudoMode;
 use openwatch_model::liveness::Reachability;
 use openwatch_model::outcome::Status;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::host_keys::{accept_key, keys, parse_key};
 use super::look::verified;
@@ -27,12 +26,12 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Import { file, client } => import(&file, &Client::new(&client)?).await,
         HostCommand::List { limit, state, label, look } => {
             let client = Client::new(&look.client)?;
-            let mut query = vec![("limit", limit.to_string())];
+            let mut query = Vec::new();
             query.extend(state.map(|state| ("state", state)));
             query.extend(label.map(|label| ("label", label)));
             query.extend(look.as_of.iter().map(|at| ("as_of", moment(at))));
-            let page: Page<Host> = client.get("/hosts", &query).await?;
-            if client.json { table::json(&page.items) } else { list(&page.items) }
+            let hosts: Vec<Host> = client.list("/hosts", &query, limit).await?;
+            if client.json { table::json(&hosts) } else { list(&hosts) }
         }
         HostCommand::Show { host, rule, evidence, look } => show(&host, rule, evidence, look).await,
         HostCommand::Rm { host, client } => {
@@ -43,7 +42,7 @@ pub async fn host(command: HostCommand) -> Result<(), Failure> {
         HostCommand::Set(args) => set(args).await,
         HostCommand::Keys { host, client } => keys(&host, &Client::new(&client)?).await,
         HostCommand::Maintenance { host, until, off, client } => {
-            maintenance(&host, until.as_deref(), off, &Client::new(&client)?).await
+            maintenance(&host, until, off, &Client::new(&client)?).await
         }
         HostCommand::AcceptKey { host, fingerprint, key, client } => {
             accept_key(&host, fingerprint, key.as_deref(), &Client::new(&client)?).await
@@ -80,10 +79,12 @@ async fn set(args: HostSetArgs) -> Result<(), Failure> {
         jump: args.jump.map(|text| or_none(text, "none")),
         user: args.user,
         sudo: args.sudo.map(|text| if text == "sudo" { SudoMode::Sudo } else { SudoMode::None }),
-        labels: None,
+        labels: (args.no_labels || !args.labels.is_empty()).then(|| labels(&args.labels)).transpose()?,
     };
     if body == HostChange::default() {
-        return Err(Failure::usage("say what changes: --credential, --jump, --user or --sudo"));
+        return Err(Failure::usage(
+            "say what changes: --credential, --jump, --user, --sudo, --label or --no-labels",
+        ));
     }
     let host: Host = client.patch(&format!("/hosts/{}", url_encode(&args.host)), &body).await?;
     if client.json {
@@ -293,17 +294,17 @@ fn next_scan(host: &Host) {
     table::line(&format!("{when}: {}", why.join("; ")));
 }
 
-async fn maintenance(host: &str, until: Option<&str>, off: bool, client: &Client) -> Result<(), Failure> {
+async fn maintenance(
+    host: &str,
+    until: Option<OffsetDateTime>,
+    off: bool,
+    client: &Client,
+) -> Result<(), Failure> {
     let path = format!("/hosts/{}/maintenance", url_encode(host));
     let shown: Host = if off {
         client.delete_for(&path).await?
     } else {
-        let until = until.map(|text| {
-            OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
-                Failure::usage(format!("--until is a time such as 2026-03-01T22:00:00Z, not `{text}`"))
-            })
-        });
-        client.post(&path, &MaintenanceWish { until: until.transpose()? }).await?
+        client.post(&path, &MaintenanceWish { until }).await?
     };
     if client.json {
         return table::json(&shown);

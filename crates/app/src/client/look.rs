@@ -1,14 +1,14 @@
 //! `status`, `scans`, `transactions`, `drift` and `alerts`: looking, and handling alerts.
 
-use openwatch_api::dto::{
-    Alert, AlertAction, Drift, Host, Page, Scan, SilenceAction, StatusReport, Transaction,
-};
+use openwatch_api::dto::{Alert, AlertAction, Drift, Host, Scan, SilenceAction, StatusReport, Transaction};
+use openwatch_model::alert::AlertState;
 use openwatch_model::scan::Lane;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::{Client, moment, table};
-use crate::cli::{AlertActionArgs, AlertCommand, ClientArgs, ListArgs, LookArgs, TransactionsArgs};
+use crate::cli::{
+    AlertActionArgs, AlertCommand, AlertsArgs, ClientArgs, ListArgs, LookArgs, TransactionsArgs,
+};
 use crate::exit::Failure;
 use crate::place::url_encode;
 
@@ -65,7 +65,7 @@ pub async fn status(args: LookArgs) -> Result<(), Failure> {
 }
 
 fn query(args: &ListArgs) -> Vec<(&'static str, String)> {
-    let mut query = vec![("limit", args.limit.to_string())];
+    let mut query = Vec::new();
     query.extend(args.host.iter().map(|host| ("host", host.clone())));
     query.extend(args.as_of.iter().map(|at| ("as_of", moment(at))));
     query
@@ -85,9 +85,9 @@ fn initiator(scan: &Scan) -> String {
 /// As the API's answer.
 pub async fn scans(args: ListArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
-    let page: Page<Scan> = client.get("/scans", &query(&args)).await?;
+    let scans: Vec<Scan> = client.list("/scans", &query(&args), args.limit).await?;
     if client.json {
-        return table::json(&page.items);
+        return table::json(&scans);
     }
     let mut table = table::new(&[
         "scan",
@@ -100,7 +100,7 @@ pub async fn scans(args: ListArgs) -> Result<(), Failure> {
         "queued",
         "why",
     ]);
-    for scan in &page.items {
+    for scan in &scans {
         table.add_row([
             scan.id.to_string(),
             scan.host.clone(),
@@ -128,12 +128,12 @@ pub async fn transactions(args: TransactionsArgs) -> Result<(), Failure> {
     let mut query = query(&args);
     query.extend(rule.map(|rule| ("rule", rule)));
     query.extend(since.map(|at| ("since", moment(&at))));
-    let page: Page<Transaction> = client.get("/transactions", &query).await?;
+    let transactions: Vec<Transaction> = client.list("/transactions", &query, args.limit).await?;
     if client.json {
-        return table::json(&page.items);
+        return table::json(&transactions);
     }
     let mut table = table::new(&["when", "host", "rule", "change", "before", "now", "severity"]);
-    for it in &page.items {
+    for it in &transactions {
         table.add_row([
             table::moment(it.occurred_at),
             it.host.clone(),
@@ -146,13 +146,13 @@ pub async fn transactions(args: TransactionsArgs) -> Result<(), Failure> {
     }
     table::print(&table, "nothing has changed");
     match &args.host {
-        Some(host) => silence(&client, host, args.as_of.as_deref()).await,
+        Some(host) => silence(&client, host, args.as_of).await,
         None => Ok(()),
     }
 }
 
 /// Silence is evidence: when the host was looked at last, and that nothing was new then.
-async fn silence(client: &Client, host: &str, as_of: Option<&str>) -> Result<(), Failure> {
+async fn silence(client: &Client, host: &str, as_of: Option<OffsetDateTime>) -> Result<(), Failure> {
     let as_of: Vec<_> = as_of.iter().map(|at| ("as_of", moment(at))).collect();
     // A host that was removed since has its transactions, and no newest scan.
     match client.get::<Host>(&format!("/hosts/{}", url_encode(host)), &as_of).await {
@@ -176,9 +176,9 @@ pub(super) fn verified(host: &Host) {
 /// As the API's answer.
 pub async fn drift(args: ListArgs) -> Result<(), Failure> {
     let client = Client::new(&args.client)?;
-    let page: Page<Drift> = client.get("/drift", &query(&args)).await?;
+    let drifts: Vec<Drift> = client.list("/drift", &query(&args), args.limit).await?;
     if client.json {
-        return table::json(&page.items);
+        return table::json(&drifts);
     }
     let mut table = table::new(&[
         "when",
@@ -192,7 +192,7 @@ pub async fn drift(args: ListArgs) -> Result<(), Failure> {
         "now passing c/h/m/l",
         "doubt",
     ]);
-    for it in &page.items {
+    for it in &drifts {
         let by =
             |s: openwatch_api::dto::BySeverity| format!("{}/{}/{}/{}", s.critical, s.high, s.medium, s.low);
         table.add_row([
@@ -225,16 +225,21 @@ fn doubt(drift: &Drift) -> &'static str {
 ///
 /// # Errors
 /// As the API's answer.
-pub async fn alerts(args: ListArgs, state: Option<String>) -> Result<(), Failure> {
+pub async fn alerts(args: AlertsArgs) -> Result<(), Failure> {
+    let AlertsArgs { list: args, open, state, severity, since, until, .. } = args;
     let client = Client::new(&args.client)?;
     let mut query = query(&args);
+    query.extend(open.then(|| ("open", "true".to_owned())));
     query.extend(state.map(|state| ("state", state)));
-    let page: Page<Alert> = client.get("/alerts", &query).await?;
+    query.extend(severity.map(|severity| ("severity", severity)));
+    query.extend(since.map(|at| ("since", moment(&at))));
+    query.extend(until.map(|at| ("until", moment(&at))));
+    let alerts: Vec<Alert> = client.list("/alerts", &query, args.limit).await?;
     if client.json {
-        return table::json(&page.items);
+        return table::json(&alerts);
     }
     let mut table = table::new(&["when", "alert", "severity", "state", "host", "times", "what", "id"]);
-    for it in &page.items {
+    for it in &alerts {
         table.add_row([
             table::moment(it.occurred_at),
             it.kind.as_str().to_owned(),
@@ -298,10 +303,6 @@ pub async fn act(command: AlertCommand) -> Result<(), Failure> {
         AlertCommand::Dismiss(args) => plain(args, "dismiss"),
         AlertCommand::Silence(args) => (args.action, "silence", args.until),
     };
-    let until = until
-        .map(|text| OffsetDateTime::parse(&text, &Rfc3339))
-        .transpose()
-        .map_err(|_| Failure::usage("--until is a moment such as 2026-01-15T08:00:00Z"))?;
     let client = Client::new(&args.client)?;
     let path = format!("/alerts/{}:{verb}", args.id);
     let alert: Alert = if verb == "silence" {
@@ -312,6 +313,11 @@ pub async fn act(command: AlertCommand) -> Result<(), Failure> {
     if client.json {
         return table::json(&alert);
     }
-    table::line(&format!("alert {} is {}", alert.id, alert.state.as_str()));
+    let until = match (alert.state, alert.silenced_until) {
+        (AlertState::Silenced, Some(until)) => format!(" until {} UTC", table::moment(until)),
+        (AlertState::Silenced, None) => format!(" until `openwatch alerts unsilence {}`", alert.id),
+        _ => String::new(),
+    };
+    table::line(&format!("alert {} is {}{until}", alert.id, alert.state.as_str()));
     Ok(())
 }

@@ -11,10 +11,12 @@ pub mod table;
 
 use std::path::Path;
 
-use openwatch_api::dto::Problem;
+use openwatch_api::dto::{Page, Problem};
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 use crate::cli::ClientArgs;
@@ -22,6 +24,9 @@ use crate::config::read_secret;
 use crate::exit::{Failure, INTERNAL, TRY_AGAIN, UNAVAILABLE, USAGE};
 use crate::links::{self, LinkTls};
 use crate::place;
+
+/// Rows asked for at once: every list gives so many.
+const PAGE: u32 = 100;
 
 /// A connection to the API.
 pub struct Client {
@@ -61,6 +66,38 @@ impl Client {
     /// Exit 69 when nobody answers, 64 for a client's mistake, 75 for what may work later, 70 otherwise.
     pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
         self.send(Method::GET, path, query, None::<&()>, None).await
+    }
+
+    /// `GET` of a list, page by page, up to so many rows. Says on standard error when there are more: what is printed is for
+    /// programs too.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&'static str, String)],
+        wanted: u32,
+    ) -> Result<Vec<T>, Failure> {
+        let (mut rows, mut cursor, mut left) = (Vec::new(), None::<String>, wanted);
+        loop {
+            let mut query = query.to_vec();
+            query.push(("limit", left.min(PAGE).to_string()));
+            query.extend(cursor.map(|cursor| ("cursor", cursor)));
+            let page: Page<T> = self.get(path, &query).await?;
+            left = left.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
+            rows.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_some() && left == 0 {
+                eprintln!(
+                    "openwatch: these are {} rows, and there are more; say how many with --limit",
+                    rows.len()
+                );
+            }
+            if cursor.is_none() || left == 0 {
+                return Ok(rows);
+            }
+        }
     }
 
     /// A health report, which says no with 503 and is a report all the same.
@@ -209,14 +246,9 @@ async fn body(answer: reqwest::Response) -> Result<Vec<u8>, Failure> {
     if status.is_success() { Ok(bytes.into()) } else { Err(refused(status, &bytes)) }
 }
 
-/// A moment as the API reads it: a date means its first moment in UTC, the rest is for the API to judge.
-pub(crate) fn moment(text: &str) -> String {
-    let digits = |c: (usize, char)| if [4, 7].contains(&c.0) { c.1 == '-' } else { c.1.is_ascii_digit() };
-    if text.len() == 10 && text.char_indices().all(digits) {
-        format!("{text}T00:00:00Z")
-    } else {
-        text.to_owned()
-    }
+/// A moment as the API reads it. A year that RFC 3339 does not know is for the API to refuse.
+pub(crate) fn moment(at: &OffsetDateTime) -> String {
+    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {

@@ -1,0 +1,56 @@
+//! Moments, as people write them.
+
+use std::time::Duration;
+
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
+
+/// A moment that is over: RFC 3339, a date (its first moment in UTC), or how long ago, such as `2h` or `3d`.
+pub(super) fn past(text: &str) -> Result<OffsetDateTime, String> {
+    when(text, "how long ago", OffsetDateTime::checked_sub)
+}
+
+/// A moment to come: RFC 3339, a date (its first moment in UTC), or in how long, such as `2h` or `3d`.
+pub(super) fn to_come(text: &str) -> Result<OffsetDateTime, String> {
+    when(text, "in how long", OffsetDateTime::checked_add)
+}
+
+fn when(
+    text: &str,
+    how_long: &str,
+    away: impl FnOnce(OffsetDateTime, time::Duration) -> Option<OffsetDateTime>,
+) -> Result<OffsetDateTime, String> {
+    if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
+        return Ok(at);
+    }
+    if let Ok(date) = Date::parse(text, format_description!("[year]-[month]-[day]")) {
+        return Ok(date.midnight().assume_utc());
+    }
+    let away = |long: Duration| away(OffsetDateTime::now_utc(), long.try_into().ok()?);
+    humantime::parse_duration(text).ok().and_then(away).ok_or_else(|| {
+        format!(
+            "write a moment such as 2026-01-15T08:00:00Z, a date such as 2026-01-15, or {how_long}: 2h, 3d"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_dates_and_durations() {
+        let unix = |at: Result<OffsetDateTime, String>| at.unwrap().unix_timestamp();
+        assert_eq!(unix(past("2026-01-15T08:00:00+01:00")), 1_768_460_400);
+        assert_eq!(unix(to_come("2026-01-15")), 1_768_435_200);
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let near = |at: i64, wanted: i64| (wanted..wanted + 60).contains(&at);
+        assert!(near(unix(past("2h")), now - 7200));
+        assert!(near(unix(to_come("1d 90m")), now + 86_400 + 5400));
+        for wrong in ["", "yesterday", "90", "-2h", "2026-13-01", "999999999999999y"] {
+            let refused = past(wrong).unwrap_err();
+            assert!(refused.contains("2026-01-15") && refused.contains("how long ago"), "{wrong}: {refused}");
+        }
+    }
+}

@@ -106,6 +106,9 @@ enum Batch {
     NoRoom,
 }
 
+/// Hosts that have a scan now, and the scans' signed jobs.
+type Queued = (Vec<Dispatched>, BTreeMap<ScanId, Outgoing>);
+
 /// What a batch comes to.
 #[derive(Default)]
 struct Claimed {
@@ -124,46 +127,42 @@ impl Pass<'_> {
         }
     }
 
+    /// Up to a hundred hosts in one statement; if that fails, one by one in the same `tx`, so that they stay claimed: a second
+    /// claim could find the rows still locked by the first and take them for nothing due.
     async fn batch(&self, part: Part) -> Result<Batch, StageError> {
-        match self.together(part).await {
-            Err(StageError::Store(error)) if !error.is_transient() => {
-                tracing::warn!(%error, "a batch of due hosts is dispatched one by one");
-                self.one_by_one(part).await
-            }
-            other => other,
-        }
-    }
-
-    /// One statement for all. If it fails, nothing of it happened.
-    async fn together(&self, part: Part) -> Result<Batch, StageError> {
         let mut tx = self.it.store.begin().await?;
         let Some(due) = self.claim(&mut tx, part).await? else { return Ok(Batch::NoRoom) };
         if due.is_empty() {
             return Ok(Batch::NoneDue);
         }
         let corpus = corpus_for(&mut tx, self.policy).await?;
-        let Claimed { plans, jobs } = self.prepared(&mut tx, due, corpus.as_deref()).await?;
-        let queued = schedule::dispatch(&mut tx, plans, &self.policy.version).await?;
+        let (queued, jobs) = match self.together(&mut tx, due.clone(), corpus.as_deref()).await {
+            Ok(all) => all,
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "a batch of due hosts is dispatched one by one");
+                self.one_by_one(&mut tx, due, corpus.as_deref()).await?
+            }
+        };
         self.tell(tx, queued, jobs).await
     }
 
-    /// One failing host must not stop the others (SCH-35): each has a savepoint of its own.
-    async fn one_by_one(&self, part: Part) -> Result<Batch, StageError> {
-        let mut tx = self.it.store.begin().await?;
-        let Some(due) = self.claim(&mut tx, part).await? else { return Ok(Batch::NoRoom) };
-        if due.is_empty() {
-            return Ok(Batch::NoneDue);
-        }
-        let corpus = corpus_for(&mut tx, self.policy).await?;
-        let (mut queued, mut jobs) = (Vec::new(), BTreeMap::new());
+    /// One failing host must not stop the others (SCH-35).
+    async fn one_by_one(
+        &self,
+        tx: &mut Tx<'_>,
+        due: Vec<DueHost>,
+        corpus: Option<&str>,
+    ) -> Result<Queued, StoreError> {
+        let (mut queued, mut jobs) = Queued::default();
         for due in due {
             let host = due.host;
-            match self.alone(&mut tx, due, corpus.as_deref()).await {
+            match self.together(tx, vec![due], corpus).await {
                 Ok((one, job)) => {
                     queued.extend(one);
                     jobs.extend(job);
                 }
-                Err(error) if error.is_transient() => return Err(error.into()),
+                Err(error) if error.is_transient() => return Err(error),
                 Err(error) => {
                     tracing::error!(host.id = %host, %error, "a due host cannot be dispatched; it stays due");
                     metrics::counter!("openwatch_scheduler_host_errors_total").increment(1);
@@ -171,17 +170,18 @@ impl Pass<'_> {
                 }
             }
         }
-        self.tell(tx, queued, jobs).await
+        Ok((queued, jobs))
     }
 
-    async fn alone(
+    /// All of these hosts, or none of them: what fails is undone by itself.
+    async fn together(
         &self,
         tx: &mut Tx<'_>,
-        due: DueHost,
+        due: Vec<DueHost>,
         corpus: Option<&str>,
-    ) -> Result<(Vec<Dispatched>, BTreeMap<ScanId, Outgoing>), StoreError> {
+    ) -> Result<Queued, StoreError> {
         let mut part = tx.savepoint().await?;
-        let Claimed { plans, jobs } = self.prepared(&mut part, vec![due], corpus).await?;
+        let Claimed { plans, jobs } = self.prepared(&mut part, due, corpus).await?;
         let queued = schedule::dispatch(&mut part, plans, &self.policy.version).await?;
         part.commit().await?;
         Ok((queued, jobs))

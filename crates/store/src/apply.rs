@@ -16,7 +16,7 @@ use openwatch_model::score::ComplianceState;
 use openwatch_model::transaction::Change;
 use tokio::join;
 
-pub use self::compare::{Comparison, Difference, Known, before_filtered, compare, known};
+pub use self::compare::{Comparison, Difference, Known, before_filtered, before_lost, compare, known};
 use self::rows::{Bodies, Log, Rules};
 pub use self::unchanged::unchanged;
 use crate::end::{self, Entry, Found, OpenScan, Source, Standing};

@@ -1,10 +1,8 @@
 //! What the founding documents ask of drift, behind a real writer.
 
-use openwatch_bus::message::result::encode_final;
-use openwatch_model::scan::Verdict;
+use openwatch_model::scan::Selection;
 use openwatch_model::{Outcome, Severity, Status};
 use openwatch_tests::Program;
-use openwatch_tests::stages::measured;
 use serde_json::json;
 
 use super::*;
@@ -240,18 +238,7 @@ async fn lost_checks_wake_nobody_and_hide_no_fall() {
     for (name, failing, lost) in [("fell", 18, 39..40), ("lost", 10, 30..40)] {
         let host = stages.host(name, 22).await;
         stages.scanned(host, &outcomes(40, 10)).await;
-        let mut second = outcomes(40, failing);
-        for rule in &mut second[lost.clone()] {
-            rule.status = Status::Error;
-        }
-        let (job, _) = stages.job(host, |_| ()).await;
-        let mut result = measured(&job, &second);
-        if let Verdict::Completed(it) = &mut result.verdict {
-            it.lost_checks = lost.len() as u32;
-        }
-        stages.send(&stages.signed(&job, encode_final(&result))).await;
-        stages.ended(job.scan).await;
-        let (kind, drift) = detected(&stages, job.scan).await;
+        let (kind, drift) = losing(&stages, host, outcomes(40, failing), lost).await;
         assert_ne!(kind, "stable", "{name}");
         assert_eq!(drift["low_confidence"], json!(true), "{name}");
     }
@@ -263,4 +250,56 @@ async fn lost_checks_wake_nobody_and_hide_no_fall() {
         stages.number("select count(*) from alert where body like '%some checks were lost%'").await,
         1
     );
+}
+
+/// Scans a host; checks of some of its rules are lost on the way. The drift of it.
+async fn losing(
+    stages: &Stages,
+    host: HostId,
+    mut found: Vec<Outcome>,
+    lost: std::ops::Range<usize>,
+) -> (String, serde_json::Value) {
+    for rule in &mut found[lost.clone()] {
+        rule.status = Status::Error;
+    }
+    let scan = stages.scanned_losing(host, Selection::full(), &found, lost.len() as u32).await;
+    detected(stages, scan).await
+}
+
+// @spec drift-detector
+// @ac AC-20
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_again_is_no_change_and_what_fell_meanwhile_is_told() {
+    proves("AC-20");
+    let stages = Stages::under(TOFU).await;
+    let _running = stages.run(&[Stage::Writer, Stage::Drift, Stage::Alerts]).await;
+    // Of forty rules ten fail, the first ten; first these are lost, then the last ten, half of those twice.
+    let before = json!({"pass": 30, "fail": 10});
+    for (name, lost, again) in [("failing", 0..10, 0..0), ("passing", 30..40, 30..35)] {
+        let host = stages.host(name, 22).await;
+        stages.scanned(host, &outcomes(40, 10)).await;
+        losing(&stages, host, outcomes(40, 10), lost).await;
+        losing(&stages, host, outcomes(40, 10), again).await;
+        let scan = stages.scanned(host, &outcomes(40, 10)).await;
+        let (kind, drift) = detected(&stages, scan).await;
+        assert_eq!((kind.as_str(), &drift["after"]), ("stable", &before), "{name}");
+        // And nothing is told twice.
+        let mut last = outcomes(40, 10);
+        last[39].status = Status::Fail;
+        let scan = stages.scanned(host, &last).await;
+        let (kind, drift) = detected(&stages, scan).await;
+        assert_eq!((kind.as_str(), &drift["before"]), ("stable", &before), "{name}");
+    }
+    // Behind lost checks five rules fall.
+    let host = stages.host("fell", 22).await;
+    stages.scanned(host, &outcomes(40, 10)).await;
+    losing(&stages, host, outcomes(40, 10), 10..20).await;
+    let scan = stages.scanned(host, &outcomes(40, 15)).await;
+    let (kind, drift) = detected(&stages, scan).await;
+    assert_eq!((kind.as_str(), &drift["before"]), ("major_worsening", &before));
+    assert_eq!(drift["became_failing"]["medium"], json!(5), "{drift}");
+    settled(&stages, "drift").await;
+    settled(&stages, "alerts").await;
+    let alerts = "select concat_ws(' ', h.name, a.alert_type) from alert a join host h on h.id = a.host_id";
+    assert_eq!(stages.texts(alerts).await, ["fell drift_major"]);
 }

@@ -123,9 +123,24 @@ impl Stages {
 
     /// The same of a selection.
     pub async fn scanned_of(&self, host: HostId, selection: Selection, outcomes: &[Outcome]) -> ScanId {
+        self.scanned_losing(host, selection, outcomes, 0).await
+    }
+
+    /// The same with so many checks lost on the way.
+    pub async fn scanned_losing(
+        &self,
+        host: HostId,
+        selection: Selection,
+        outcomes: &[Outcome],
+        lost_checks: u32,
+    ) -> ScanId {
         let (job, _) = self.job_of(host, selection, |_| ()).await;
         self.begun(&job).await;
-        self.send(&self.result(&job, outcomes)).await;
+        let mut result = measured(&job, outcomes);
+        if let Verdict::Completed(it) = &mut result.verdict {
+            it.lost_checks = lost_checks;
+        }
+        self.send(&self.signed(&job, encode_final(&result))).await;
         self.ended(job.scan).await;
         job.scan
     }

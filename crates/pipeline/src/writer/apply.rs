@@ -7,6 +7,7 @@ use std::sync::Arc;
 use openwatch_bus::message::event::{FindingChanged, ScanCompleted as ScanCompletedEvent};
 use openwatch_bus::message::result::Unread;
 use openwatch_bus::{DecodeError, Message};
+use openwatch_model::Status;
 use openwatch_model::audit::{Actor, FindingPersisted, ScanCompleted};
 use openwatch_model::drift::{Summary, summarise};
 use openwatch_model::scan::{Failure, FailureReason, ScanResult, Verdict};
@@ -15,7 +16,7 @@ use openwatch_model::transaction::{Change, RuleState, change};
 use openwatch_store::apply::{self, Completion, Known};
 use openwatch_store::end::{self, Ending, Found, OpenScan, Source};
 use openwatch_store::finding::{self, Finding, Unacceptable};
-use openwatch_store::{Moment, Tx, outbox};
+use openwatch_store::{Moment, StoreError, Tx, outbox};
 use tokio::task::JoinError;
 
 use super::{STAGE, Trouble, Writer, keys, refuse};
@@ -111,22 +112,6 @@ struct Prior {
     known: Vec<Known>,
     /// See [`apply::before_filtered`].
     before_filtered: BTreeMap<String, Option<RuleState>>,
-}
-
-impl Prior {
-    /// What has moved since the host's newest full scan: what this one changes, and what filtered scans had changed before. Their
-    /// changes are nobody's drift yet.
-    fn since_full<'a>(&self, findings: &[Finding], changes: &'a [Change]) -> Cow<'a, [Change]> {
-        if self.before_filtered.is_empty() {
-            return Cow::Borrowed(changes);
-        }
-        let earlier = findings.iter().filter_map(|f| {
-            let at_full = self.before_filtered.get(f.rule())?;
-            change(f.rule(), *at_full, f.state())
-        });
-        let own = changes.iter().filter(|change| !self.before_filtered.contains_key(&change.rule));
-        Cow::Owned(own.cloned().chain(earlier).collect())
-    }
 }
 
 /// Outcomes that cannot be stored.
@@ -299,7 +284,8 @@ async fn conclude(
     let comparison = apply::compare(&sound.prior.known, open.selection.is_full(), findings);
     let differing = comparison.differences.iter().filter_map(|d| findings.get(d.index).map(|f| (d.prior, f)));
     let changes: Vec<_> = differing.filter_map(|(prior, f)| change(f.rule(), prior, f.state())).collect();
-    let moved = sound.prior.since_full(findings, &changes);
+    let before = before(&mut tx, open, sound, &changes).await?;
+    let moved = since(&before, findings, &changes);
     let summary = summarise(score, &moved, comparison.dropped.len() as u32, measured.low_confidence());
     let done = Completion {
         source,
@@ -326,6 +312,46 @@ async fn conclude(
     tx.commit().await?;
     applied(changes.len());
     Ok(())
+}
+
+/// Rules that were not, at the newest full scan, what is stored of them now, or of which that one had lost the check: what was
+/// last seen of each. Only rules that this scan sees again are looked for.
+async fn before(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+    sound: &Sound,
+    changes: &[Change],
+) -> Result<BTreeMap<String, Option<RuleState>>, StoreError> {
+    if !open.selection.is_full() {
+        return Ok(BTreeMap::new());
+    }
+    let mut before = sound.prior.before_filtered.clone();
+    let error = |state: &RuleState| state.status == Status::Error;
+    let seen = |rule: &&String| {
+        let at = sound.findings.binary_search_by(|f| f.rule().cmp(rule));
+        at.is_ok_and(|at| sound.findings.get(at).is_some_and(|f| !error(&f.state())))
+    };
+    let filtered = before.iter().filter(|(_, state)| state.as_ref().is_some_and(error)).map(|(rule, _)| rule);
+    let own = changes.iter().filter(|c| c.prior_status == Some(Status::Error)).map(|c| &c.rule);
+    let own = own.filter(|rule| !before.contains_key(*rule));
+    let rules: Vec<_> = filtered.chain(own).filter(seen).cloned().collect();
+    before.extend(apply::before_lost(tx, open, &rules).await?);
+    Ok(before)
+}
+
+/// What has moved since then: what this scan changes, and what others had changed before it. Those changes are nobody's drift
+/// yet.
+fn since<'a>(
+    before: &BTreeMap<String, Option<RuleState>>,
+    findings: &[Finding],
+    changes: &'a [Change],
+) -> Cow<'a, [Change]> {
+    if before.is_empty() {
+        return Cow::Borrowed(changes);
+    }
+    let moved = findings.iter().filter_map(|f| change(f.rule(), *before.get(f.rule())?, f.state()));
+    let own = changes.iter().filter(|change| !before.contains_key(&change.rule));
+    Cow::Owned(own.cloned().chain(moved).collect())
 }
 
 /// More changes than this are worth a thread of their own.

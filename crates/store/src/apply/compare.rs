@@ -96,14 +96,60 @@ pub async fn before_filtered(
     )
     .fetch_all(tx.connection())
     .await?;
-    let state = |status: String, severity: Option<String>| RuleState {
-        status: words::status(&status),
-        severity: words::severity(severity.as_deref()),
-    };
-    Ok(rows
-        .into_iter()
-        .map(|row| (row.rule_id, row.prior_status.map(|status| state(status, row.prior_severity))))
-        .collect())
+    Ok(rows.into_iter().map(|r| (r.rule_id, prior(r.prior_status, r.prior_severity))).collect())
+}
+
+/// What rules that were errors at the host's newest full scan had last been seen to be at a full scan, where it was a scan that
+/// had lost checks on the way which made them errors: it saw nothing of them. Absent where none had ever seen one. Called by
+/// the writer for full scans; the locks of [`crate::end::open`] are held.
+///
+/// # Errors
+/// The database is away.
+pub async fn before_lost(
+    tx: &mut Tx<'_>,
+    open: &OpenScan,
+    rules: &[String],
+) -> Result<BTreeMap<String, Option<RuleState>>, StoreError> {
+    if rules.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    // From a full scan at which a rule was an error to the full scan before the one that lost it, until it was none.
+    let rows = sqlx::query!(
+        r#"with recursive back (rule_id, full_number, status, severity) as (
+             select rule.id, $3::bigint, 'error', null::text from unnest($2::text[]) rule (id)
+             union all
+             select back.rule_id, seen.number, first.prior_status, first.prior_severity from back
+             cross join lateral (
+               select t.scan_id, t.host_number from transactions t
+               where t.host_id = $1 and t.rule_id = back.rule_id and t.host_number <= back.full_number
+                 and t.status = 'error' and t.change_kind <> 'severity_changed'
+               order by t.host_number desc limit 1
+             ) lost
+             join scan_ledger l on l.scan_id = lost.scan_id and l.summary @> '{"low_confidence": true}'
+             cross join lateral (
+               select coalesce(max(f.number), 0) as number from scan_ledger f
+               where f.host_id = $1 and f.number < lost.host_number and f.is_full and f.outcome = 'completed'
+             ) seen
+             cross join lateral (
+               select t.prior_status, t.prior_severity from transactions t
+               where t.host_id = $1 and t.rule_id = back.rule_id and t.host_number > seen.number
+               order by t.host_number limit 1
+             ) first
+             where back.status = 'error'
+           )
+           select distinct on (rule_id) rule_id as "rule_id!", status, severity from back
+           where full_number < $3 order by rule_id, full_number"#,
+        open.host.0,
+        rules,
+        open.full_number(),
+    )
+    .fetch_all(tx.connection())
+    .await?;
+    Ok(rows.into_iter().map(|r| (r.rule_id, prior(r.status, r.severity))).collect())
+}
+
+fn prior(status: Option<String>, severity: Option<String>) -> Option<RuleState> {
+    Some(RuleState { status: words::status(&status?), severity: words::severity(severity.as_deref()) })
 }
 
 /// Compares the findings of a `full` scan, or of a filtered one, with what is known, by the digests of what is stored of each

@@ -64,6 +64,8 @@ pub struct StreamInfo {
     pub first_sequence: u64,
     /// Last sequence given.
     pub last_sequence: u64,
+    /// When it was made, as the server says it: another time is another stream, which counts from one again.
+    pub created: String,
 }
 
 /// How far a consumer is.
@@ -85,6 +87,7 @@ pub struct ConsumerInfo {
 
 #[derive(Deserialize)]
 struct RawStream {
+    created: String,
     config: RawConfig,
     state: RawState,
 }
@@ -153,6 +156,7 @@ impl Bus {
             max_bytes: u64::try_from(raw.config.max_bytes).ok().filter(|limit| *limit > 0),
             first_sequence: raw.state.first_seq,
             last_sequence: raw.state.last_seq,
+            created: raw.created,
         })
     }
 

@@ -35,10 +35,13 @@ pub struct Followed {
     pub event: Result<Event, DecodeError>,
 }
 
-/// Follows `OW_EVENTS_PUBLIC` in order, without gaps, over reconnects and restarts of the server.
+/// Follows `OW_EVENTS_PUBLIC` in order, without gaps, over reconnects and restarts of the server. Of a stream that was made anew it
+/// begins with the first event.
 pub struct EventTail {
     bus: Bus,
     since: Since,
+    /// When the stream was made that `since` speaks of, once that is known.
+    created: Option<String>,
     consumer: Option<String>,
     pull: Option<Pull>,
     generation: watch::Receiver<u64>,
@@ -52,7 +55,14 @@ struct Pull {
 impl EventTail {
     /// A tail of all events.
     pub fn new(bus: &Bus, since: Since) -> Self {
-        Self { bus: bus.clone(), since, consumer: None, pull: None, generation: bus.generation() }
+        Self {
+            bus: bus.clone(),
+            since,
+            created: None,
+            consumer: None,
+            pull: None,
+            generation: bus.generation(),
+        }
     }
 
     /// The next event; waits until there is one. Outages are waited out. May be dropped and called again.
@@ -85,10 +95,6 @@ impl EventTail {
             self.generation.mark_unchanged();
             (self.pull, self.consumer) = (None, None);
         }
-        if let Since::Now = self.since {
-            let last = self.bus.stream_info(subject::EVENTS_PUBLIC).await?.last_sequence;
-            self.since = Since::Sequence(last + 1);
-        }
         let consumer = match &self.consumer {
             Some(consumer) => consumer.clone(),
             None => {
@@ -119,15 +125,26 @@ impl EventTail {
         }
     }
 
-    async fn create(&self) -> Result<String, BusError> {
-        let Since::Sequence(from) = self.since else {
-            return Err(BusError::NobodyThere { subject: subject::EVENTS_PUBLIC.to_owned() });
+    async fn create(&mut self) -> Result<String, BusError> {
+        let info = self.bus.stream_info(subject::EVENTS_PUBLIC).await?;
+        if self.created.as_ref().is_some_and(|known| *known != info.created) {
+            tracing::warn!(
+                created = info.created,
+                "the stream of events was made anew: following it from its first event"
+            );
+            self.since = Since::Sequence(1);
+        }
+        self.created = Some(info.created);
+        let from = match self.since {
+            Since::Now => info.last_sequence + 1,
+            Since::Sequence(from) => from.max(1),
         };
+        self.since = Since::Sequence(from);
         let name = format!("tail_{}", uuid::Uuid::new_v4().simple());
         let config = json!({
             "name": name,
             "deliver_policy": "by_start_sequence",
-            "opt_start_seq": from.max(1),
+            "opt_start_seq": from,
             "ack_policy": "none",
             "replay_policy": "instant",
             "filter_subject": FILTER,

@@ -71,3 +71,30 @@ async fn the_reader_follows_events_in_order_across_a_restart() {
     let error = EventTail::new(&nobody, Since::Sequence(1)).next().await.unwrap_err();
     assert!(matches!(error, BusError::Denied { .. }), "{error}");
 }
+
+// @spec event-stream
+// @ac AC-07
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reader_follows_a_stream_that_was_made_anew_from_its_first_event() {
+    println!("@spec event-stream\n@ac AC-07");
+    let nats = Nats::with_topology().await;
+    let (admin, reader) = (nats.bus(User::Admin).await, nats.bus(User::Reader).await);
+    let publish = |numbers: std::ops::Range<u128>| numbers.map(|n| event(n).encode(None)).collect::<Vec<_>>();
+    assert!(admin.publish_all(&publish(0..5)).await.iter().all(Result::is_ok));
+    let mut tail = EventTail::new(&reader, Since::Sequence(1));
+    for number in 0..5 {
+        assert_eq!(reason(&next(&mut tail).await), format!("r{number}"));
+    }
+    let client = nats.client(User::Admin).await;
+    for stream in ["OUTSIDE.API.STREAM.DELETE.OW_EVENTS_PUBLIC", "$JS.API.STREAM.DELETE.OW_EVENTS"] {
+        let answer = client.request(stream, "".into()).await.unwrap().payload;
+        assert!(!String::from_utf8_lossy(&answer).contains("error"), "{answer:?}");
+    }
+    openwatch_bus::topology::apply(&admin, openwatch_bus::topology::Profile::Small).await.unwrap();
+    // Fewer than it has seen.
+    assert!(admin.publish_all(&publish(10..12)).await.iter().all(Result::is_ok));
+    for number in 10..12 {
+        assert_eq!(reason(&next(&mut tail).await), format!("r{number}"));
+    }
+    tail.close().await;
+}

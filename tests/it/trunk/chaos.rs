@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use openwatch_app::private::Kind;
 use openwatch_bus::User;
-use openwatch_tests::{eventually_within, sshd};
+use openwatch_tests::{Catcher, eventually_within, sshd};
 use serde_json::json;
 
 use super::fleet::Fleet;
@@ -86,6 +86,8 @@ async fn survive(hosts: usize, lasting: Duration) {
     let (ground, sshd) = (Ground::new(10), sshd::Options::new().start());
     let mut fleet = Fleet::start(&ground.rules(), 2).await;
     fleet.add_hosts(hosts, &sshd).await;
+    let hook = Catcher::start().await;
+    fleet.json(&["channel", "add", "webhook", "hook", "--address", &hook.url("/"), "--allow-private"]).await;
     let until = Instant::now() + lasting;
     let (dice, other) = (Dice(seed), Dice(seed ^ 0x5eed));
     let rest = fleet.rest();
@@ -125,7 +127,36 @@ async fn survive(hosts: usize, lasting: Duration) {
     )
     .await;
     assert_eq!(failed, Vec::<String>::new(), "the target was there all the time");
+
+    // People know what the tables say: of each host how its newest drift left it, of each transition once.
+    assert_eq!(tables::texts(&mut db, MISTAKEN).await, Vec::<String>::new());
+    let pending = "select count(*) from alert_delivery where state <> 'delivered'";
+    let delivered = async || (tables::count(&mut fleet.db().await, pending).await == 0).then_some(());
+    eventually_within(Duration::from_secs(60), "every delivery", delivered).await;
+    let ids = "select alert_id || '-' || transition from alert_delivery order by 1";
+    let mut caught: Vec<_> = hook.all().iter().map(|it| it.headers["webhook-id"].clone()).collect();
+    let many = caught.len();
+    caught.sort();
+    caught.dedup();
+    assert_eq!(caught, tables::texts(&mut db, ids).await, "none is missing and none made up");
+    // A receiver that knows `webhook-id` drops these: what had arrived when the sender died is sent again.
+    let again = many - caught.len();
+    println!("{} transitions told, {again} of them again", caught.len());
+    assert!(again <= killed.len() * IN_FLIGHT, "{again}");
 }
+
+/// Deliveries of one channel under way at once.
+const IN_FLIGHT: usize = 8;
+
+/// Hosts with an open drift alert though their score rose last, or without one though it fell.
+const MISTAKEN: &str = "
+    with newest as (
+      select distinct on (d.host_id) d.host_id, d.kind from drift d join scan_ledger l using (scan_id)
+      where d.kind <> 'stable' order by d.host_id, l.number desc)
+    select h.name || ': ' || n.kind from newest n join host h on h.id = n.host_id
+    where (n.kind in ('minor_worsening', 'major_worsening')) <> exists (
+      select 1 from alert a where a.host_id = n.host_id and a.alert_type in ('drift_minor', 'drift_major')
+        and a.state in ('active', 'acknowledged', 'silenced'))";
 
 /// A stage may give up while its servers are away; whatever supervises it starts it again.
 async fn restart_until_quiet(fleet: &mut Fleet, admin: &openwatch_bus::Bus) {

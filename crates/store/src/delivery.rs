@@ -201,15 +201,18 @@ pub async fn finish(
     Ok(())
 }
 
-/// Puts deliveries that were given up in line again, one or all of a channel, as if they were new: the tries so far stay
-/// on record. A test is not among them: another is sent instead. Returns how many. Called by the API.
+/// Puts deliveries that were given up, or that wait for their next try, in line again, one or all of a channel, as if they were
+/// new: the tries so far stay on record. Neither a test is among them, for another is sent instead, nor one that is being
+/// sent. Returns how many. Called by the API.
 ///
 /// # Errors
 /// The database is away.
 pub async fn replay(tx: &mut Tx<'_>, channel: ChannelId, only: Option<Uuid>) -> Result<u64, StoreError> {
     let done = sqlx::query!(
-        "update alert_delivery set state = 'pending', finished_at = null, next_try_at = $3, attempts_before = attempts
-         where channel_id = $1 and state = 'failed' and alert_id is not null and ($2::uuid is null or id = $2)",
+        "update alert_delivery d set state = 'pending', finished_at = null, next_try_at = $3, attempts_before = attempts
+         where channel_id = $1 and alert_id is not null and ($2::uuid is null or id = $2)
+           and (state = 'failed' or (state = 'pending' and next_try_at > $3 and exists (
+             select 1 from alert_delivery_attempt a where a.delivery_id = d.id and a.attempt = d.attempts)))",
         channel.0,
         only,
         tx.now(),

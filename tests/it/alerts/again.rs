@@ -85,17 +85,24 @@ async fn a_channel_moves_what_it_missed_is_sent_again_and_a_sound_policy_ends_th
     let (code, _, stderr) = stack.cli(&one).await;
     assert!(code == Some(64) && stderr.contains("given up"), "it arrived: {code:?} {stderr}");
 
-    // Taking the change back is enough.
+    // Taking the change back is enough. The receiver wants to hear of it later; who has mended it need not wait.
+    catcher.answer_with(429, Duration::ZERO, &[("retry-after", "600")]);
     std::fs::write(&policy, sound).unwrap();
     stack.cli(&["policy", "reload"]).await;
-    let over = catcher.at_least(3).await[2].json();
+    catcher.at_least(3).await;
+    let waits =
+        || async { (stack.json(&["channel", "replay", "hook"]).await["replayed"] == 1).then_some(()) };
+    eventually("a try that is noted, and due at once", waits).await;
+    let caught = catcher.at_least(4).await;
+    assert_eq!(caught[2].headers["webhook-id"], caught[3].headers["webhook-id"]);
+    let over = caught[3].json();
     assert_eq!((&over["event"], &over["type"]), (&"alert.resolved".into(), &"policy_rejected".into()));
     let codes = ["notification.channel.updated", "notification.delivery.replayed", "alert.resolved"];
     let mut rows = Vec::new();
     for code in codes {
         rows.push(audited(&stack, code).await);
     }
-    assert_eq!(rows, [2, 1, 1]);
+    assert_eq!(rows, [2, 2, 1]);
 }
 
 // @spec alert-router

@@ -76,12 +76,12 @@ pub(crate) async fn list_all(
     Ok(axum::Json(page(paged, view)))
 }
 
-/// Has deliveries that were given up tried again, with new waits between tries; those of a channel that is turned off
+/// Has deliveries that were given up, or that wait for their next try, tried again now, with new waits between tries; those of a channel that is turned off
 /// wait until it is turned on.
 #[utoipa::path(post, path = "/api/v1/channels/{channel}/deliveries:replay", tag = "deliveries",
     params(("channel" = String, Path, description = "name or id")), request_body = ReplayDeliveries, responses(
     (status = 202, description = "in line", body = DeliveriesReplayed),
-    (status = 404, description = "channel.not_found, or delivery.not_found: it does not exist, is a test, or was not given up", body = Problem, content_type = "application/problem+json"),
+    (status = 404, description = "channel.not_found, or delivery.not_found: it does not exist, is a test, or neither was given up nor waits", body = Problem, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn replay(
     State(api): Shared,
@@ -93,7 +93,7 @@ pub(crate) async fn replay(
     let channel = find(&mut tx, &named).await?;
     let replayed = delivery::replay(&mut tx, channel.id, wanted.delivery_id).await?;
     if replayed == 0 && wanted.delivery_id.is_some() {
-        let detail = "this channel has no such delivery that was given up";
+        let detail = "this channel has no such delivery that was given up or waits for its next try";
         return Err(Failure::new(Code::DeliveryNotFound, detail));
     }
     if replayed > 0 {

@@ -72,7 +72,10 @@ async fn replay(args: ChannelArgs, delivery_id: Option<uuid::Uuid>) -> Result<()
         return table::json(&it);
     }
     table::line(&match it.replayed {
-        0 => format!("nothing that went through {} was given up", args.name),
+        0 => format!(
+            "nothing of an alert that went through {} was given up or waits for its next try",
+            args.name
+        ),
         many => format!(
             "{many} in line again; `openwatch channel deliveries {}` shows what becomes of them",
             args.name

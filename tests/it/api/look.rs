@@ -151,7 +151,9 @@ async fn the_fleet_fits_on_a_page() {
     assert_eq!(by_state(&now.body, "unknown"), Some(json!(1)));
     assert_eq!(now.body["oldest_unscanned"]["name"], "web-2", "never scanned is oldest");
     assert_eq!(now.body["queue"], json!({"queued": 0, "running": 0}));
+    assert_eq!(now.body["unreachable"], json!(0));
     let then = api.get("/status?as_of=2026-01-01T01:30:00Z").await;
+    assert!(then.body["queue"].is_null() && then.body["unreachable"].is_null(), "nobody kept that: {then:?}");
     assert_eq!(by_state(&then.body, "compliant"), Some(json!(1)), "{then:?}");
 
     let drift = api.get("/drift?host=web-1").await;

@@ -86,6 +86,10 @@ async fn the_past_is_shown_with_the_evidence_of_its_moment() {
     let (code, _, stderr) = stack.cli(&["host", "show", "web-1", "--rule", "nothing"]).await;
     assert_eq!(code, Some(64), "{stderr}");
     assert!(stderr.contains("rule nothing was not measured on web-1"), "{stderr}");
+    let (code, _, stderr) =
+        stack.cli(&["transactions", "--host", "web-1", "--rule", "nothing", "--as-of", &second]).await;
+    assert_eq!(code, Some(64), "{stderr}");
+    assert!(stderr.contains("rule nothing was not measured on web-1"), "{stderr}");
 
     // A host that is gone keeps its past.
     let (code, _, stderr) = stack.cli(&["host", "rm", "web-1"]).await;

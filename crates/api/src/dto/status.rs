@@ -19,8 +19,9 @@ pub struct StatusReport {
     pub hosts_scored: u64,
     /// Hosts by compliance state, worst first.
     pub by_state: Vec<StateCount>,
-    /// Hosts that do not answer.
-    pub unreachable: u64,
+    /// Hosts that do not answer. Of the present only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<u64>,
     /// Since when most hosts are silent together, which is blamed on our own network: meanwhile none is called
     /// unreachable. Of the present only.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
@@ -33,8 +34,9 @@ pub struct StatusReport {
     /// The host that has waited longest for a full scan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_unscanned: Option<OldestHost>,
-    /// Scans under way.
-    pub queue: QueueDepth,
+    /// Scans under way. Of the present only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<QueueDepth>,
 }
 
 /// Hosts in one state.

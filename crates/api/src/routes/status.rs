@@ -31,13 +31,12 @@ pub(crate) async fn show(
     };
     let (by_state, open_alerts) = (by_state(&fleet), open_alerts(&fleet));
     let unknown = fleet.by_state.get(&ComplianceState::Unknown).copied().unwrap_or_default();
-    let (queued, running) = fleet.open_scans.unwrap_or_default();
     Ok(axum::Json(StatusReport {
         as_of: as_of.unwrap_or(now),
         hosts: fleet.hosts(),
         hosts_scored: fleet.hosts() - unknown,
         by_state,
-        unreachable: fleet.reachability.map_or(0, |(_, down, _)| down),
+        unreachable: fleet.reachability.map(|(_, down, _)| down),
         probers_isolated_since: standing.isolated_since,
         score: Score::of(fleet.rules).percent(),
         open_alerts,
@@ -46,7 +45,7 @@ pub(crate) async fn show(
             name: it.name,
             last_scanned_at: it.verified_at,
         }),
-        queue: QueueDepth { queued, running },
+        queue: fleet.open_scans.map(|(queued, running)| QueueDepth { queued, running }),
     }))
 }
 

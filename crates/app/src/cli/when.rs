@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
-use time::{Date, OffsetDateTime};
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
 
-/// A moment that is over: RFC 3339, a date (its first moment in UTC), or how long ago, such as `2h` or `3d`.
+/// A moment that is over: RFC 3339, as tables show it (UTC), a date (its first moment in UTC), or how long ago, such as `2h` or `3d`.
 pub(super) fn past(text: &str) -> Result<OffsetDateTime, String> {
     when(text, "how long ago", OffsetDateTime::checked_sub)
 }
 
-/// A moment to come: RFC 3339, a date (its first moment in UTC), or in how long, such as `2h` or `3d`.
+/// A moment to come: RFC 3339, as tables show it (UTC), a date (its first moment in UTC), or in how long, such as `2h` or `3d`.
 pub(super) fn to_come(text: &str) -> Result<OffsetDateTime, String> {
     when(text, "in how long", OffsetDateTime::checked_add)
 }
@@ -23,6 +23,11 @@ fn when(
 ) -> Result<OffsetDateTime, String> {
     if let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) {
         return Ok(at);
+    }
+    let shown =
+        format_description!("[year]-[month]-[day] [hour]:[minute][optional [:[second]]][optional [ UTC]]");
+    if let Ok(at) = PrimitiveDateTime::parse(text, shown) {
+        return Ok(at.assume_utc());
     }
     if let Ok(date) = Date::parse(text, format_description!("[year]-[month]-[day]")) {
         return Ok(date.midnight().assume_utc());
@@ -44,6 +49,9 @@ mod tests {
         let unix = |at: Result<OffsetDateTime, String>| at.unwrap().unix_timestamp();
         assert_eq!(unix(past("2026-01-15T08:00:00+01:00")), 1_768_460_400);
         assert_eq!(unix(to_come("2026-01-15")), 1_768_435_200);
+        for shown in ["2026-01-15 07:00:00", "2026-01-15 07:00:00 UTC", "2026-01-15 07:00"] {
+            assert_eq!(unix(past(shown)), 1_768_460_400, "{shown}");
+        }
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let near = |at: i64, wanted: i64| (wanted..wanted + 60).contains(&at);
         assert!(near(unix(past("2h")), now - 7200));

@@ -210,7 +210,7 @@ fn list(hosts: &[Host]) -> Result<(), Failure> {
 fn answers(host: &Host) -> String {
     match (&host.liveness, &host.jump) {
         (None, Some(jump)) => format!("behind {jump}"),
-        (None, None) => "not probed".to_owned(),
+        (None, None) => "-".to_owned(),
         (Some(it), _) if it.missed > 0 && it.reachability != Reachability::Unreachable => {
             format!("{}, {} missed", it.reachability.as_str(), it.missed)
         }
@@ -238,6 +238,30 @@ fn answering(host: &Host) {
     table::line(&text);
 }
 
+fn unmeasured(name: &str, rule: &str) -> Failure {
+    Failure::usage(format!(
+        "rule {rule} was not measured on {name} by then; `openwatch host show {name}` lists those that were"
+    ))
+}
+
+/// That a rule was ever measured on a host: of one that was not, silence says nothing.
+pub(super) async fn measured(
+    client: &Client,
+    name: &str,
+    rule: &str,
+    as_of: Option<OffsetDateTime>,
+) -> Result<(), Failure> {
+    let mut query: Vec<_> = as_of.iter().map(|at| ("as_of", moment(at))).collect();
+    query.push(("rule", rule.to_owned()));
+    let path = format!("/hosts/{}/rules", url_encode(name));
+    match client.get::<Page<HostRule>>(&path, &query).await {
+        Ok(rules) if rules.items.is_empty() => Err(unmeasured(name, rule)),
+        // A host that was removed since has no rules any more.
+        Err(failure) if failure.code != crate::exit::USAGE => Err(failure),
+        _ => Ok(()),
+    }
+}
+
 async fn show(name: &str, rule: Option<String>, evidence: bool, look: LookArgs) -> Result<(), Failure> {
     let client = Client::new(&look.client)?;
     let as_of: Vec<_> = look.as_of.iter().map(|at| ("as_of", moment(at))).collect();
@@ -250,9 +274,7 @@ async fn show(name: &str, rule: Option<String>, evidence: bool, look: LookArgs) 
     query.extend(rule.iter().map(|rule| ("rule", rule.clone())));
     let rules: Page<HostRule> = client.get(&format!("{path}/rules"), &query).await?;
     if let Some(rule) = rule.as_ref().filter(|_| rules.items.is_empty()) {
-        return Err(Failure::usage(format!(
-            "rule {rule} was not measured on {name} by then; `openwatch host show {name}` lists those that were"
-        )));
+        return Err(unmeasured(name, rule));
     }
     if client.json {
         return table::json(&serde_json::json!({ "host": host, "rules": rules.items }));

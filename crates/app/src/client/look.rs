@@ -23,16 +23,12 @@ pub async fn status(args: LookArgs) -> Result<(), Failure> {
     if client.json {
         return table::json(&it);
     }
-    table::line(&format!(
-        "{} UTC: {} of {} hosts scored, fleet score {}, {} unreachable, {} scans queued, {} running",
-        table::moment(it.as_of),
-        it.hosts_scored,
-        it.hosts,
-        table::score(it.score),
-        it.unreachable,
-        it.queue.queued,
-        it.queue.running
-    ));
+    let (at, score) = (table::moment(it.as_of), table::score(it.score));
+    let mut line = format!("{at} UTC: {} of {} hosts scored, fleet score {score}", it.hosts_scored, it.hosts);
+    // What answered and what was under way is not kept: nothing is said of it for the past.
+    line.extend(it.unreachable.map(|hosts| format!(", {hosts} unreachable")));
+    line.extend(it.queue.map(|queue| format!(", {} scans queued, {} running", queue.queued, queue.running)));
+    table::line(&line);
     if let Some(since) = it.probers_isolated_since {
         table::line(&format!(
             "most hosts have been silent since {} UTC: our own network is the likely cause, and no host is called unreachable",
@@ -126,9 +122,12 @@ pub async fn transactions(args: TransactionsArgs) -> Result<(), Failure> {
     let TransactionsArgs { list: args, rule, since } = args;
     let client = Client::new(&args.client)?;
     let mut query = query(&args);
-    query.extend(rule.map(|rule| ("rule", rule)));
+    query.extend(rule.iter().map(|rule| ("rule", rule.clone())));
     query.extend(since.map(|at| ("since", moment(&at))));
     let transactions: Vec<Transaction> = client.list("/transactions", &query, args.limit).await?;
+    if let (true, Some(host), Some(rule)) = (transactions.is_empty(), &args.host, &rule) {
+        super::hosts::measured(&client, host, rule, args.as_of).await?;
+    }
     if client.json {
         return table::json(&transactions);
     }

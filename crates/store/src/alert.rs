@@ -241,15 +241,7 @@ pub async fn resolve_open(
     .await?;
     let resolved = rows
         .into_iter()
-        .map(|r| {
-            Ok(AutoResolved {
-                id: AlertId(r.id),
-                kind: alert_type(&r.alert_type)?,
-                prior: alert_state(&r.prior)?,
-                transition: r.transition,
-                withheld: r.withheld,
-            })
-        })
+        .map(|r| auto_resolved(r.id, &r.alert_type, &r.prior, r.transition, r.withheld))
         .collect::<Result<Vec<_>, StoreError>>()?;
     let numbers: Vec<_> = resolved.iter().map(|r| (r.id, r.transition)).collect();
     note(tx, &numbers, AlertState::Resolved, "alerts", Some("auto"), None).await?;
@@ -289,19 +281,29 @@ pub async fn resolve_orphaned(
     let resolved = rows
         .into_iter()
         .map(|r| {
-            let resolved = AutoResolved {
-                id: AlertId(r.id),
-                kind: alert_type(&r.alert_type)?,
-                prior: alert_state(&r.prior)?,
-                transition: r.transition,
-                withheld: r.withheld,
-            };
-            Ok((r.host_id.map(HostId), resolved))
+            let it = auto_resolved(r.id, &r.alert_type, &r.prior, r.transition, r.withheld)?;
+            Ok((r.host_id.map(HostId), it))
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
     let numbers: Vec<_> = resolved.iter().map(|(_, it)| (it.id, it.transition)).collect();
     note(tx, &numbers, AlertState::Resolved, "alerts", Some("auto"), None).await?;
     Ok(resolved)
+}
+
+fn auto_resolved(
+    id: Uuid,
+    kind: &str,
+    prior: &str,
+    transition: i32,
+    withheld: bool,
+) -> Result<AutoResolved, StoreError> {
+    Ok(AutoResolved {
+        id: AlertId(id),
+        kind: alert_type(kind)?,
+        prior: alert_state(prior)?,
+        transition,
+        withheld,
+    })
 }
 
 /// Appends transitions to the history.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use openwatch_model::plan::{Command, Lost, Observation, Plan};
 use openwatch_remote::{Caps, Limits, RemoteError, RunOptions, connect};
-use openwatch_tests::sshd::Options;
+use openwatch_tests::Proxy;
+use openwatch_tests::sshd::{Options, Sshd};
 use tokio_util::sync::CancellationToken;
 
 use crate::remote::{done, gone, known, login, out, plan, processes_with, proves, run, run_with, target};
@@ -300,30 +301,39 @@ async fn the_deadline_keeps_what_was_answered() {
 #[tokio::test]
 async fn cancelling_stops_and_clears_away() {
     proves("AC-13");
-    // On a machine too busy to let us clear away, the target's own watch ends the command, but only at its limit.
-    for command in ["sleep 7778", "sleep 7794", "sleep 7795"] {
-        cancelled(command).await;
-        let until = std::time::Instant::now() + Duration::from_secs(10);
-        while std::time::Instant::now() < until {
-            if processes_with(command).is_empty() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    let sshd = Options::new().start();
+    cancelled(&sshd, sshd.port(), "sleep 7778", 2).await;
+    gone("sleep 7778", Duration::from_secs(10)).await;
+}
+
+/// The way back is long: when everything is to stop the command runs and nothing has been heard of its lane.
+// @spec remote-session
+// @ac AC-13
+#[tokio::test]
+async fn cancelling_clears_away_what_was_not_heard_of() {
+    proves("AC-13");
+    let batch = Options::new().start();
+    let single = Options::new().force_command("exec sh -c \"$SSH_ORIGINAL_COMMAND\" </dev/null").start();
+    for (sshd, command, lanes) in
+        [(&batch, "sleep 7794", 1), (&batch, "sleep 7795", 2), (&single, "sleep 7796", 2)]
+    {
+        let far = Proxy::to(sshd.port()).await;
+        far.delay(Duration::from_millis(200));
+        cancelled(sshd, far.port(), command, lanes).await;
+        gone(command, Duration::from_secs(10)).await;
     }
-    panic!("nothing was cleared away, three times");
 }
 
 /// Runs a command and cancels as soon as it is there.
-async fn cancelled(command: &str) {
-    let sshd = Options::new().start();
+async fn cancelled(sshd: &Sshd, port: u16, command: &str, lanes: u8) {
     let cancel = CancellationToken::new();
-    let target = target(sshd.port(), sshd.user());
-    let connection = connect(&target, &known(&sshd), &Limits::default(), &cancel).await.expect("connects");
+    let limits = Limits { hello: Duration::from_secs(30), ..Limits::default() };
+    let target = target(port, sshd.user());
+    let connection = connect(&target, &known(sshd), &limits, &cancel).await.expect("connects");
     let mut session = connection.login(&sshd.secret()).await.expect("logs in");
     let (plan, options, secret) = (
         Plan { commands: vec![limited(command, 60)] },
-        RunOptions::within(Duration::from_secs(60)),
+        RunOptions { lanes, ..RunOptions::within(Duration::from_secs(60)) },
         sshd.secret(),
     );
     let stop = async {

@@ -40,6 +40,9 @@ pub(crate) struct Board<'a> {
     long: VecDeque<usize>,
     kept: usize,
     aborts: u32,
+    stopped: bool,
+    /// Lanes that were sent their script and have not said hello.
+    pub(crate) opening: u32,
     /// What each open lane would leave behind if it were abandoned now.
     pub(crate) live: BTreeMap<u8, Remains>,
     /// What abandoned lanes left behind and the next lane has to clear away.
@@ -65,6 +68,8 @@ impl<'a> Board<'a> {
             long: VecDeque::new(),
             kept: 0,
             aborts: 0,
+            stopped: false,
+            opening: 0,
             live: BTreeMap::new(),
             unburied: Vec::new(),
             greeted: 0,
@@ -88,6 +93,9 @@ impl<'a> Board<'a> {
     /// would leave lanes waiting for more, so it is as many as `ahead` asks for, up to an even share among `others`: the
     /// lanes that are still to take one.
     pub(crate) fn take(&mut self, lanes: u8, others: u8, ahead: usize) -> Vec<Turn> {
+        if self.stopped {
+            return Vec::new();
+        }
         let left = self.queue.len();
         let even = left.div_ceil(usize::from(others.max(1)));
         let share = left.div_ceil(2 * usize::from(lanes.max(1))).max(ahead.min(even)).max(CHUNK);
@@ -101,6 +109,9 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn take_up_to(&mut self, most: usize) -> Vec<Turn> {
+        if self.stopped {
+            return Vec::new();
+        }
         let short = most.min(self.queue.len());
         let long = (most - short).min(self.long.len());
         let turns: Vec<usize> = self.queue.drain(..short).chain(self.long.drain(..long)).collect();
@@ -156,6 +167,11 @@ impl<'a> Board<'a> {
         }
     }
 
+    /// From now on there is nothing left to be begun.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
     /// Whether nothing is left but commands of which one breaks connections.
     pub(crate) fn only_suspects(&self) -> bool {
         self.long.iter().chain(&self.queue).all(|index| self.suspected[*index])
@@ -205,7 +221,7 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn has_queue(&self) -> bool {
-        !(self.queue.is_empty() && self.long.is_empty())
+        !(self.stopped || self.queue.is_empty() && self.long.is_empty())
     }
 
     pub(crate) fn is_settled(&self) -> bool {

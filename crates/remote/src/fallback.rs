@@ -26,15 +26,18 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
     while lock(runner.board).has_queue() {
         let end = {
             let pass = runner.shared(elevation, Wrapper::Bare);
+            let running = pass.run(0, Mode::Single { shell }, true);
+            tokio::pin!(running);
             let stopped = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(PassEnd::Cancelled),
                 () = tokio::time::sleep_until(runner.deadline) => Err(PassEnd::OutOfTime),
-                end = pass.run(0, Mode::Single { shell }, true) => Ok(end),
+                end = &mut running => Ok(end),
             };
             match stopped {
                 Ok(end) => end,
                 Err(stopped) => {
+                    runner.hear_out(running).await;
                     let live = std::mem::take(&mut lock(runner.board).live);
                     lock(runner.board).unburied.extend(live.into_values());
                     bury(runner, elevation, shell).await;

@@ -131,6 +131,8 @@ impl Pass<'_, '_> {
             }
             (turns, bury, spool, closing, input)
         };
+        let spooled = turns.iter().any(|turn| turn.isolated);
+        let opening = Opening::new(self.board, Remains { group: None, spool, spooled }, bury);
         for turn in &turns {
             pairing.expect(turn.index);
         }
@@ -141,15 +143,12 @@ impl Pass<'_, '_> {
             }
             None => Err(no_randomness()),
         };
+        let (remains, bury) = opening.over();
         let mut board = lock(self.board);
         match opened {
             Ok(shell) => {
                 self.steady.store(matches!(mode, Mode::Batch), Ordering::Relaxed);
-                let remains = Remains {
-                    group: shell.hello.group,
-                    spool,
-                    spooled: turns.iter().any(|turn| turn.isolated),
-                };
+                let remains = Remains { group: shell.hello.group, ..remains };
                 if !matches!(mode, Mode::Burial { .. }) {
                     board.live.insert(number, remains.clone());
                     board.greeted = board.greeted.max(number + 1);
@@ -163,7 +162,6 @@ impl Pass<'_, '_> {
                     board.executions -= 1;
                 }
                 let indices = turns.iter().map(|t| t.index);
-                let spooled = turns.iter().any(|turn| turn.isolated);
                 // The shell may have got as far as its commands without our hearing of it.
                 let begun = match why {
                     NotOpen::Gone => {
@@ -181,7 +179,7 @@ impl Pass<'_, '_> {
                     }
                 };
                 if begun {
-                    board.unburied.push(Remains { group: None, spool, spooled });
+                    board.unburied.push(remains);
                 }
                 board.unburied.extend(bury);
                 Err(why)
@@ -208,6 +206,39 @@ impl Pass<'_, '_> {
             Ok(lane) => self.drive(lane).await,
             Err(NotOpen::Gone) => End::Gone,
             Err(why) => End::NotOpen(why),
+        }
+    }
+}
+
+/// A lane that was sent its script and has not said hello. Whoever drops it before that leaves to the board what it was to
+/// clear away, and its own spool where it may have one.
+struct Opening<'a, 'p> {
+    board: &'a Mutex<Board<'p>>,
+    remains: Remains,
+    bury: Vec<Remains>,
+    over: bool,
+}
+
+impl<'a, 'p> Opening<'a, 'p> {
+    fn new(board: &'a Mutex<Board<'p>>, remains: Remains, bury: Vec<Remains>) -> Self {
+        lock(board).opening += 1;
+        Self { board, remains, bury, over: false }
+    }
+
+    /// It has said hello, or never will.
+    fn over(mut self) -> (Remains, Vec<Remains>) {
+        self.over = true;
+        (self.remains.clone(), std::mem::take(&mut self.bury))
+    }
+}
+
+impl Drop for Opening<'_, '_> {
+    fn drop(&mut self) {
+        let mut board = lock(self.board);
+        board.opening -= 1;
+        if !self.over {
+            board.unburied.append(&mut self.bury);
+            board.unburied.extend(self.remains.spooled.then(|| self.remains.clone()));
         }
     }
 }

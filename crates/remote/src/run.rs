@@ -1,8 +1,10 @@
 //! A whole plan on one host: passes over connections, each with its lanes, until every command has an answer or there
 //! is no point in going on.
 
+use std::future::poll_fn;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -28,6 +30,8 @@ use crate::shell::NotOpen;
 
 /// Most that a last clearing away may take.
 pub(crate) const BURIAL: Duration = Duration::from_secs(10);
+/// Time for a lane that is being opened when everything is to stop: it may have begun, and only its hello says how to end it.
+const LAST_HELLO: Duration = Duration::from_secs(2);
 /// Reconnects we bring about ourselves because the host has no slot left for a second execution.
 const FORCED: u32 = 10;
 /// Connections that may go before a host is given up. A network seldom breaks twice within a scan; a command that breaks
@@ -187,12 +191,7 @@ impl<'p> Runner<'_, 'p> {
                     Batch::Refused(why) => refused = Some(why),
                 }
             }
-            let cancel = self.session.connection.route.cancel.clone();
-            let first = tokio::select! {
-                () = cancel.cancelled() => First::Ended(PassEnd::Cancelled),
-                () = tokio::time::sleep_until(self.deadline) => First::Ended(PassEnd::OutOfTime),
-                first = self.first_lane(refused) => first?,
-            };
+            let first = self.first_lane_or_end(refused).await?;
             match first {
                 First::Lane(lane, elevation, wrapper) => {
                     return Ok(match self.batch(Some(*lane), elevation, wrapper).await {
@@ -206,6 +205,24 @@ impl<'p> Runner<'_, 'p> {
             }
         }
         fallback::pass(self).await
+    }
+
+    /// The first lane, unless there is no time for one. What was already on its way then comes all the same, to be ended.
+    async fn first_lane_or_end(&mut self, refused: Option<NotOpen>) -> Result<First, RemoteError> {
+        let (cancel, deadline) = (self.session.connection.route.cancel.clone(), self.deadline);
+        let board = self.board;
+        let opening = self.first_lane(refused);
+        tokio::pin!(opening);
+        let end = tokio::select! {
+            () = cancel.cancelled() => PassEnd::Cancelled,
+            () = tokio::time::sleep_until(deadline) => PassEnd::OutOfTime,
+            first = &mut opening => return first,
+        };
+        lock(board).stop();
+        Ok(match tokio::time::timeout(LAST_HELLO, opening).await {
+            Ok(Ok(lane @ First::Lane(..))) => lane,
+            _ => First::Ended(end),
+        })
     }
 
     pub(crate) fn shared(&self, elevation: Elevation, wrapper: Wrapper) -> Pass<'_, 'p> {
@@ -342,7 +359,7 @@ impl<'p> Runner<'_, 'p> {
                     }
                 }));
             }
-            loop {
+            let end = loop {
                 let next = tokio::select! {
                     biased;
                     () = cancel.cancelled() => break PassEnd::Cancelled,
@@ -383,7 +400,11 @@ impl<'p> Runner<'_, 'p> {
                         ends.push(Box::pin(run(number, true)));
                     }
                 }
+            };
+            if matches!(end, PassEnd::Cancelled | PassEnd::OutOfTime) {
+                self.hear_out(async { while ends.next().await.is_some() {} }).await;
             }
+            end
         };
         if let (false, PassEnd::Settled, Some(why)) = (began, &end, refused) {
             return Batch::Refused(why);
@@ -394,6 +415,17 @@ impl<'p> Runner<'_, 'p> {
             self.session.shells = Some(Shells::Batch { elevation, wrapper });
         }
         Batch::Ended(end)
+    }
+
+    /// Stops: no more commands begin, and lanes that are just being opened get a moment to say hello.
+    pub(crate) async fn hear_out(&self, lanes: impl Future) {
+        lock(self.board).stop();
+        tokio::pin!(lanes);
+        let heard = poll_fn(|context| {
+            let over = lanes.as_mut().poll(context).is_ready();
+            if over || lock(self.board).opening == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(LAST_HELLO, heard).await;
     }
 
     /// When the connection goes, it goes for all lanes: lets each of them note what it has lost.

@@ -46,8 +46,8 @@ pub struct AutoResolved {
     pub prior: AlertState,
     /// Transition number.
     pub transition: i32,
-    /// Nobody was told of it yet, because it flapped: then nobody needs to know of its end.
-    pub withheld: bool,
+    /// Nobody needs to know of its end: it flapped, and nobody was told of it yet, or it was good news and is old.
+    pub quiet: bool,
 }
 
 /// Moves the cursor of a host and family to an event's time; `false` when a later event was seen already: this one
@@ -248,9 +248,12 @@ pub async fn resolve_open(
     Ok(resolved)
 }
 
-/// Resolves open alerts that nothing will end any more: those of hosts that were removed, and those of hosts that are behind a
-/// jump host about their connection, for these are not probed. Returns each with its host. Called by the alerts stage, now
-/// and then.
+/// How long good news stays open where no bad news ends it: the longest repeat window a policy may have.
+const NEWS: Duration = Duration::from_secs(86_400);
+
+/// Resolves open alerts that nothing will end any more: those of hosts that were removed, those of hosts that are behind a
+/// jump host about their connection, for these are not probed, and good news that nobody touched for a day, which needs no
+/// telling. Returns each with its host. Called by the alerts stage, now and then.
 ///
 /// # Errors
 /// The database is away.
@@ -261,27 +264,34 @@ pub async fn resolve_orphaned(
     let family = AlertType::HostUnreachable.family();
     let of_probes = AlertType::ALL.into_iter().filter(|kind| kind.family() == family);
     let of_probes: Vec<String> = of_probes.map(|kind| kind.as_str().to_owned()).collect();
+    let news = AlertType::ALL.into_iter().filter(|kind| kind.is_good_news());
+    let news: Vec<String> = news.map(|kind| kind.as_str().to_owned()).collect();
     let rows = sqlx::query!(
         r#"with orphaned as (
-             select a.id, a.state, a.withheld_until from alert a join host h on h.id = a.host_id
+             select a.id, a.state, a.withheld_until is not null or not alone.is as quiet
+             from alert a left join host h on h.id = a.host_id
+             cross join lateral (select coalesce(
+               h.deleted_at is not null or (h.jump_id is not null and a.alert_type = any($1)), false) as is) alone
              where a.state in ('active', 'acknowledged', 'silenced')
-               and (h.deleted_at is not null or (h.jump_id is not null and a.alert_type = any($1)))
+               and (alone.is or (a.alert_type = any($4) and a.updated_at < $5))
              order by a.id limit $2 for update of a skip locked
            )
            update alert a set state = 'resolved', silenced_until = null, withheld_until = null,
              transition = a.transition + 1, updated_at = $3
            from orphaned o where a.id = o.id
-           returning a.id, a.host_id, a.alert_type, o.state as prior, a.transition, o.withheld_until is not null as "withheld!""#,
+           returning a.id, a.host_id, a.alert_type, o.state as prior, a.transition, o.quiet as "quiet!""#,
         &of_probes,
         i64::from(limit),
         tx.now(),
+        &news,
+        tx.now() - NEWS,
     )
     .fetch_all(tx.connection())
     .await?;
     let resolved = rows
         .into_iter()
         .map(|r| {
-            let it = auto_resolved(r.id, &r.alert_type, &r.prior, r.transition, r.withheld)?;
+            let it = auto_resolved(r.id, &r.alert_type, &r.prior, r.transition, r.quiet)?;
             Ok((r.host_id.map(HostId), it))
         })
         .collect::<Result<Vec<_>, StoreError>>()?;
@@ -295,14 +305,14 @@ fn auto_resolved(
     kind: &str,
     prior: &str,
     transition: i32,
-    withheld: bool,
+    quiet: bool,
 ) -> Result<AutoResolved, StoreError> {
     Ok(AutoResolved {
         id: AlertId(id),
         kind: alert_type(kind)?,
         prior: alert_state(prior)?,
         transition,
-        withheld,
+        quiet,
     })
 }
 

@@ -7,6 +7,7 @@ use openwatch_bus::User;
 use openwatch_bus::message::event::{HostConnectivity, HostKeyChanged, Kind, PolicyRejected, ScanFailed};
 use openwatch_bus::message::result::encode_final;
 use openwatch_bus::stream::Stored;
+use openwatch_model::alert::AlertSeverity;
 use openwatch_model::channel::Target;
 use openwatch_model::liveness::Reachability;
 use openwatch_model::scan::{Failure, FailureReason, Lane, ScanResult, Verdict};
@@ -264,6 +265,59 @@ async fn alerts_of_hosts_that_are_gone_or_probed_no_more_end() {
     let known = "select concat_ws(' ', h.name, l.reachability_status, l.consecutive_failures, l.last_probe_at is null)
                  from host_liveness l join host h on h.id = l.host_id where h.deleted_at is null order by 1";
     assert_eq!(stages.texts(known).await, ["bastion unreachable 2 f", "hidden unknown 0 t"]);
+}
+
+// @spec alert-router
+// @ac AC-12
+#[tokio::test(flavor = "multi_thread")]
+async fn old_good_news_ends_unsung() {
+    proves("AC-12");
+    let stages = Stages::under(TOFU).await;
+    let catcher = Catcher::start().await;
+    let hook = Target::Webhook { url: catcher.url("/hook"), secret: WEBHOOK_SECRET.to_owned() };
+    stages.channel_with("hook", hook, |it| it.min_severity = AlertSeverity::Info).await;
+    let _running = stages.run(&[Stage::Alerts]).await;
+    let now = Timestamp::now_utc();
+    let (old, new) = (stages.host("old", 22).await, stages.host("new", 22).await);
+    for host in [old, new] {
+        moves(&stages, host, 2..4).await;
+        tell(
+            &stages,
+            Some(host),
+            now,
+            HostKeyChanged { host_id: host, scan_id: ScanId(Uuid::new_v4()), host_number: 1 },
+        )
+        .await;
+    }
+    let query = "select concat_ws(' ', h.name, a.alert_type, a.state) from alert a join host h on h.id = a.host_id order by 1";
+    let wanted = |old: &str| {
+        [
+            "new host_key_changed active".to_owned(),
+            "new host_recovered active".to_owned(),
+            "new host_unreachable resolved".to_owned(),
+            "old host_key_changed active".to_owned(),
+            format!("old host_recovered {old}"),
+            "old host_unreachable resolved".to_owned(),
+        ]
+    };
+    let are = async |old: &str| (stages.texts(query).await == wanted(old)).then_some(());
+    eventually("all alerts", async || are("active").await).await;
+    // Three begin and one ends on each host.
+    let told = catcher.at_least(8).await.len();
+    stages
+        .meddle(
+            "update alert a set updated_at = now() - case h.name when 'old' then interval '25 hours' else interval '23 hours' end
+             from host h where h.id = a.host_id",
+        )
+        .await;
+    eventually("the end of old news", async || are("resolved").await).await;
+    stages.relayed().await;
+    assert_eq!(stages.audited("alert.resolved").await, 3);
+    // What is told next is the next thing that happens: the end of the news was told to nobody.
+    moves(&stages, new, 4..5).await;
+    let after = catcher.at_least(told + 2).await;
+    let told: Vec<_> = after[told..].iter().map(|it| it.json()["tags"]["host"].clone()).collect();
+    assert_eq!(told, ["new", "new"], "an outage, and the end of good news that it is");
 }
 
 // @spec alert-router

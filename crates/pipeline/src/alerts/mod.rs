@@ -134,7 +134,7 @@ async fn release_withheld(store: &Store) -> Result<bool, StoreError> {
     Ok(lasting.len() == SWEEP_BATCH as usize)
 }
 
-/// Ends alerts of hosts that were removed or are probed no more. Whether there may be more.
+/// Ends alerts of hosts that were removed or are probed no more, and good news that is old. Whether there may be more.
 async fn resolve_orphaned(store: &Store) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
     let resolved = alert::resolve_orphaned(&mut tx, SWEEP_BATCH).await?;

@@ -272,8 +272,7 @@ pub(super) async fn tell_resolved(
     };
     out.event(tx, host, event);
     metrics::counter!("openwatch_alerts_resolved_total", "type" => it.kind.as_str()).increment(1);
-    if it.withheld {
-        // Nobody was told that it began.
+    if it.quiet {
         return Ok(());
     }
     let (kind, title, body) = (it.kind, alert.title, alert.body);

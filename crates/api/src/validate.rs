@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::Uri;
+use openwatch_model::alert::{AlertSeverity, AlertType, TAGS};
 use openwatch_model::reach::is_inside;
 use uuid::Uuid;
 
@@ -58,7 +59,30 @@ pub(crate) fn port(pointer: &str, port: u16) -> Result<(), Failure> {
     if port == 0 { Err(Failure::field(Code::FieldRange, pointer, "must be 1 to 65535")) } else { Ok(()) }
 }
 
-/// Labels of a host or tags of a channel.
+/// Tags that a channel listens to: only such as an alert may have, or it would never hear of one.
+pub(crate) fn tags(pointer: &str, tags: &BTreeMap<String, String>) -> Result<(), Failure> {
+    labels(pointer, tags)?;
+    let wrong = |detail: String| Err(Failure::field(Code::FieldFormat, pointer, detail));
+    for (key, value) in tags {
+        let words = match key.as_str() {
+            "severity" => AlertSeverity::ALL.map(AlertSeverity::as_str).to_vec(),
+            "alert_type" => AlertType::ALL.map(AlertType::as_str).to_vec(),
+            key if TAGS.contains(&key) || key.starts_with("label.") => continue,
+            _ => {
+                let known = TAGS.join(", ");
+                return wrong(format!(
+                    "`{key}` is none of {known}, and no label of the host, `label.` and its key"
+                ));
+            }
+        };
+        if !words.contains(&value.as_str()) {
+            return wrong(format!("`{value}` is none of {}", words.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+/// Labels of a host.
 pub(crate) fn labels(pointer: &str, labels: &BTreeMap<String, String>) -> Result<(), Failure> {
     for (key, value) in labels {
         let bad = |c: char| c.is_control() || c.is_whitespace() || c == '=';

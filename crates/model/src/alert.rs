@@ -230,6 +230,10 @@ impl AlertState {
     }
 }
 
+/// Names of what every alert may carry for channels to filter on, beside labels of its host.
+pub const TAGS: [&str; 7] =
+    ["alert_type", "severity", "host", "host_id", "scan_id", "score_delta", "flapping"];
+
 /// An alert before it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewAlert {

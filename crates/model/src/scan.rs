@@ -54,6 +54,9 @@ pub enum ScanState {
 }
 
 impl ScanState {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::Queued, Self::Running, Self::Completed, Self::Failed];
+
     /// The wire and column value.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -66,7 +69,7 @@ impl ScanState {
 
     /// Reads a column value.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Queued, Self::Running, Self::Completed, Self::Failed].into_iter().find(|s| s.as_str() == text)
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 
     /// Whether nothing more can happen to it.

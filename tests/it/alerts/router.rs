@@ -7,7 +7,7 @@ use openwatch_bus::User;
 use openwatch_bus::message::event::{HostConnectivity, HostKeyChanged, Kind, PolicyRejected, ScanFailed};
 use openwatch_bus::message::result::encode_final;
 use openwatch_bus::stream::Stored;
-use openwatch_model::alert::AlertSeverity;
+use openwatch_model::alert::{AlertSeverity, TAGS};
 use openwatch_model::channel::Target;
 use openwatch_model::liveness::Reachability;
 use openwatch_model::scan::{Failure, FailureReason, Lane, ScanResult, Verdict};
@@ -352,9 +352,13 @@ async fn a_milder_repeat_leaves_an_alert_as_grave_as_it_was() {
     let severity = |it: &Stored| serde_json::from_slice::<Value>(&it.payload).unwrap()["severity"].clone();
     assert_eq!(updated.iter().map(severity).collect::<Vec<_>>(), ["critical"]);
     scan(0).await;
-    let mut told: Vec<_> = catcher
-        .at_least(4)
-        .await
+    let told = catcher.at_least(4).await;
+    for it in &told {
+        let tags = it.json()["tags"].as_object().unwrap().clone();
+        let known = |tag: &str| TAGS.contains(&tag) || tag.starts_with("label.");
+        assert!(tags.keys().all(|tag| known(tag)), "nobody could listen to all of {tags:?}");
+    }
+    let mut told: Vec<_> = told
         .into_iter()
         .map(|it| format!("{} {}", it.path, it.json()["event"].as_str().unwrap_or_default()))
         .collect();
@@ -380,7 +384,15 @@ async fn a_host_that_flaps_is_told_as_such_and_then_only_when_it_lasts() {
     let told = || async {
         let all: Vec<_> = catcher.all().iter().map(|it| it.json()).collect();
         all.iter()
-            .map(|it| format!("{} {}", it["event"].as_str().unwrap(), it["tags"]["flapping"] == "true"))
+            .map(|it| {
+                let tags = it["tags"].as_object().unwrap();
+                assert!(tags.keys().all(|tag| TAGS.contains(&tag.as_str())), "{tags:?}");
+                format!(
+                    "{} {}",
+                    it["event"].as_str().unwrap(),
+                    tags.get("flapping").is_some_and(|it| it == "true")
+                )
+            })
             .collect::<Vec<_>>()
     };
     catcher.at_least(6).await;

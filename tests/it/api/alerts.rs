@@ -92,6 +92,9 @@ async fn what_is_wrong_with_a_move_is_said_and_changes_nothing() {
         "validation.field_unknown"
     );
     assert_eq!(code(format!("/alerts/{id}:explode"), json!({})).await, "resource.not_found");
+    let woken = api.post(&format!("/alerts/{id}:unsilence"), json!({})).await;
+    let detail = "an alert that is active cannot become active; it can become acknowledged, silenced, resolved or dismissed";
+    assert_eq!((woken.code(), &woken.body["detail"]), ("alerts.invalid_transition", &json!(detail)));
     assert_eq!(code(format!("/alerts/{}:resolve", Uuid::nil()), json!({})).await, "alerts.not_found");
     assert_eq!(code("/alerts/x:resolve".into(), json!({})).await, "validation.field_format");
     assert_eq!(api.get(&format!("/alerts/{}", Uuid::nil())).await.code(), "alerts.not_found");
@@ -146,7 +149,14 @@ async fn alerts_are_listed_newest_first_whole_and_filtered() {
     assert_eq!(count("state=resolved").await, Some(0));
     assert_eq!(count(&format!("host={host}&severity=high")).await, Some(1));
     assert_eq!(api.get("/alerts?host=nobody").await.code(), "host.not_found");
-    assert_eq!(api.get("/alerts?state=sleepy").await.code(), "validation.field_format");
+    let sleepy = api.get("/alerts?state=sleepy").await;
+    assert_eq!(sleepy.code(), "validation.field_format");
+    let detail = "`sleepy` is none of active, acknowledged, silenced, resolved, dismissed";
+    assert_eq!(sleepy.body["errors"][0]["detail"], detail);
+    let backwards = "since=2026-01-02T00:00:00Z&as_of=2026-01-01T00:00:00Z";
+    for list in ["alerts", "transactions", "drift"] {
+        assert_eq!(api.get(&format!("/{list}?{backwards}")).await.code(), "validation.field_range", "{list}");
+    }
     assert_eq!(api.get("/alerts?limit=201").await.code(), "pagination.limit_exceeded");
     assert_eq!(api.get("/alerts?cursor=x").await.code(), "pagination.cursor_invalid");
     assert_eq!(api.get("/alerts?sort=up").await.code(), "validation.field_unknown");

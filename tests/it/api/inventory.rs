@@ -1,6 +1,7 @@
 //! Hosts, credentials and channels.
 
 use openwatch_model::CredentialId;
+use openwatch_model::alert::TAGS;
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Row as _;
@@ -160,6 +161,38 @@ async fn a_credential_is_sealed_to_the_vault_and_never_shown() {
     assert_eq!(api.delete("/hosts/web-1").await.status, 204);
     assert_eq!(api.delete("/credentials/ops").await.status, 204);
     assert_eq!(api.delete("/credentials/ops").await.code(), "credential.not_found");
+}
+
+// @spec alerts
+// @ac AC-16
+#[tokio::test]
+async fn a_channel_that_could_never_hear_is_refused() {
+    println!("@spec alerts");
+    println!("@ac AC-16");
+    let api = Served::new().await;
+    let narrowed = |key: &str, value: &str| json!({"name": "out", "kind": "stdout", "tags": {key: value}});
+    for (key, value, said) in [
+        ("nosuch", "1", "alert_type, severity, host,"),
+        ("alert_type", "drift_majr", "drift_major"),
+        ("severity", "grave", "critical"),
+    ] {
+        let refused = api.post("/channels", narrowed(key, value)).await;
+        let detail = refused.body["errors"][0]["detail"].as_str().unwrap_or_default();
+        assert_eq!((refused.code(), detail.contains(said)), ("validation.field_format", true), "{refused:?}");
+    }
+    assert_eq!(api.post("/channels", narrowed("alert_type", "drift_major")).await.status, 201);
+    let change = |tags: Value| api.ask("admin", Method::PATCH, "/channels/out", Some(json!({"tags": tags})));
+    assert_eq!(change(json!({"nosuch": "1"})).await.code(), "validation.field_format");
+    // Everything that an alert may carry can be listened to.
+    for tag in TAGS {
+        let value = match tag {
+            "alert_type" => "host_unreachable",
+            "severity" => "high",
+            _ => "anything",
+        };
+        assert_eq!(change(json!({tag: value})).await.status, 200, "{tag}");
+    }
+    assert_eq!(change(json!({"label.env": "prod"})).await.status, 200);
 }
 
 #[tokio::test]

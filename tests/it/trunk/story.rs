@@ -58,6 +58,7 @@ async fn a_change_on_the_target_is_told_once_by_everybody() {
     })
     .await;
     assert_eq!((&alert["state"], &alert["host"]), (&json!("active"), &json!("web-1")));
+    assert_eq!(alert["tags"]["scan_id"], scan, "an alert names the scan that showed it: {alert}");
     let drift = rest.get("/drift?host=web-1").await;
     let of_scan: Vec<_> = items(&drift).iter().filter(|row| row["scan_id"] == scan.as_str()).collect();
     assert_eq!((of_scan.len(), &of_scan[0]["kind"]), (1, &json!("major_worsening")));

@@ -1,5 +1,7 @@
 //! Alerts: incidents that someone should know about.
 
+use std::collections::BTreeMap;
+
 use openwatch_model::alert::{AlertSeverity, AlertState, AlertType};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -33,6 +35,9 @@ pub struct Alert {
     pub title: String,
     /// A few lines.
     pub body: String,
+    /// What channels filter on; of drift, `scan_id` tells the scan that showed it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
     /// How often it happened while it was open.
     pub occurrences: i64,
     /// When it happened first.

@@ -127,8 +127,7 @@ async fn move_to(api: &Api, asking: &Asking, wish: Wish) -> Result<Alert, Failur
         Moved::Unknown => return Err(unknown()),
         Moved::PastWindow => return Err(Failure::field(Code::FieldRange, "/until", "must be in the future")),
         Moved::Invalid { prior } => {
-            let detail = format!("an alert that is {} cannot become {}", prior.as_str(), wish.to.as_str());
-            return Err(Failure::new(Code::AlertTransition, detail));
+            return Err(Failure::new(Code::AlertTransition, cannot(prior, wish.to)));
         }
     };
     record(&mut tx, asking, &wish, prior).await?;
@@ -144,6 +143,18 @@ async fn move_to(api: &Api, asking: &Asking, wish: Wish) -> Result<Alert, Failur
         changed_at: row.last_occurred_at,
     };
     Ok(view(row, Some(last)))
+}
+
+/// Why an alert does not move, and where it could.
+fn cannot(prior: AlertState, wanted: AlertState) -> String {
+    let no = format!("an alert that is {} cannot become {}", prior.as_str(), wanted.as_str());
+    let open: Vec<_> =
+        AlertState::ALL.into_iter().filter(|it| prior.may_become(*it)).map(AlertState::as_str).collect();
+    match open.split_last() {
+        None => format!("{no}, nor anything else"),
+        Some((last, [])) => format!("{no}; it can become {last}"),
+        Some((last, others)) => format!("{no}; it can become {} or {last}", others.join(", ")),
+    }
 }
 
 async fn record(tx: &mut Tx<'_>, asking: &Asking, wish: &Wish, prior: AlertState) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use utoipa::IntoParams;
 
 use super::deliveries::view as delivery;
-use super::{filter_host, page, part, past, word};
+use super::{filter_host, page, part, past, stretch, word};
 use crate::dto::{Alert, AlertStep, Page, Problem};
 use crate::error::{Code, Failure};
 use crate::extract::{Id, Query};
@@ -57,10 +57,15 @@ pub(crate) async fn list(
     Query(asked): Query<AlertsQuery>,
 ) -> Result<axum::Json<Page<Alert>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
+    stretch(asked.since, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = Filter {
-        state: word("state", asked.state.as_deref(), AlertState::parse)?,
-        severity: word("severity", asked.severity.as_deref(), AlertSeverity::parse)?,
+        state: word("state", asked.state.as_deref(), AlertState::ALL.map(|it| (it.as_str(), it)))?,
+        severity: word(
+            "severity",
+            asked.severity.as_deref(),
+            AlertSeverity::ALL.map(|it| (it.as_str(), it)),
+        )?,
         host: filter_host(&mut tx, asked.host.as_deref()).await?,
         since: asked.since,
         until: asked.until,
@@ -108,6 +113,7 @@ pub(super) fn view(row: alert_life::Alert, last: Option<Transition>) -> Alert {
         host: row.host_name,
         title: row.title,
         body: row.body,
+        tags: row.tags,
         occurrences: i64::from(row.occurrences),
         occurred_at: row.occurred_at,
         last_occurred_at: row.last_occurred_at,

@@ -107,8 +107,8 @@ async fn filter(tx: &mut Tx<'_>, asked: AuditQuery) -> Result<Filter, Failure> {
     if asked.since.zip(asked.until).is_some_and(|(since, until)| since >= until) {
         return Err(Failure::field(Code::AuditQueryInvalid, "until", "must be after `since`"));
     }
-    let words = ["info", "warning", "error", "critical"];
-    word("severity", asked.severity.as_deref(), |text| words.into_iter().find(|word| *word == text))?;
+    let words = ["info", "warning", "error", "critical"].map(|word| (word, ()));
+    word("severity", asked.severity.as_deref(), words)?;
     Ok(Filter {
         host: filter_host(tx, asked.host.as_deref()).await?,
         code: asked.code,

@@ -44,7 +44,7 @@ pub(crate) async fn create(
     Json(mut new): Json<NewChannel>,
 ) -> Result<(StatusCode, axum::Json<MadeChannel>), Failure> {
     validate::name("/name", &new.name, 64)?;
-    validate::labels("/tags", &new.tags)?;
+    validate::tags("/tags", &new.tags)?;
     validate::labels("/labels", &new.labels)?;
     let mut reached = reached(&mut new);
     let Wanted { target, shown, made } = wanted(new.kind, &mut reached)?;
@@ -90,9 +90,8 @@ pub(crate) async fn change(
     Path(named): Path<String>,
     Json(wanted): Json<ChannelChange>,
 ) -> Result<axum::Json<Channel>, Failure> {
-    for (pointer, given) in [("/tags", &wanted.tags), ("/labels", &wanted.labels)] {
-        given.as_ref().map_or(Ok(()), |given| validate::labels(pointer, given))?;
-    }
+    wanted.tags.as_ref().map_or(Ok(()), |tags| validate::tags("/tags", tags))?;
+    wanted.labels.as_ref().map_or(Ok(()), |labels| validate::labels("/labels", labels))?;
     let mut tx = api.begin().await?;
     let row = find(&mut tx, &named).await?;
     let severity = wanted.min_severity.unwrap_or(row.min_severity);

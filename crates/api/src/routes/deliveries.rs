@@ -35,9 +35,7 @@ pub(crate) struct DeliveriesQuery {
 impl DeliveriesQuery {
     fn read(&self) -> Result<(Part, Filter), Failure> {
         let part = part(self.cursor.as_deref(), self.limit, LIMIT)?;
-        let known = |text: &str| {
-            ["pending", "delivered", "failed"].into_iter().find(|word| *word == text).map(str::to_owned)
-        };
+        let known = ["pending", "delivered", "failed"].map(|word| (word, word.to_owned()));
         let state = word("state", self.state.as_deref(), known)?;
         Ok((part, Filter { state, ..Filter::default() }))
     }

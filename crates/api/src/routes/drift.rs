@@ -7,7 +7,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use utoipa::IntoParams;
 
-use super::{filter_host, page, part, past, word};
+use super::{filter_host, page, part, past, stretch, word};
 use crate::dto::{Drift, Page, Problem};
 use crate::error::Failure;
 use crate::extract::Query;
@@ -46,7 +46,8 @@ pub(crate) async fn list(
     Query(asked): Query<DriftQuery>,
 ) -> Result<axum::Json<Page<Drift>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
-    let kind = word("kind", asked.kind.as_deref(), DriftKind::parse)?;
+    let kind = word("kind", asked.kind.as_deref(), DriftKind::ALL.map(|it| (it.as_str(), it)))?;
+    stretch(asked.since, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = Filter {
         host: filter_host(&mut tx, asked.host.as_deref()).await?,

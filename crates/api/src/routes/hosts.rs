@@ -56,7 +56,7 @@ pub(crate) async fn list(
         text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(wrong)
     });
     let filter = Filter {
-        state: word("state", asked.state.as_deref(), ComplianceState::parse)?,
+        state: word("state", asked.state.as_deref(), ComplianceState::ALL.map(|it| (it.as_str(), it)))?,
         labels: labels.transpose()?.into_iter().collect(),
         after_name: asked.cursor.as_deref().map(name_of_cursor).transpose()?,
         ..Filter::default()

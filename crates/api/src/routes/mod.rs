@@ -60,17 +60,19 @@ fn page<T, U>(paged: Paged<T>, view: impl FnMut(T) -> U) -> Page<U> {
     }
 }
 
-/// Reads one of a closed set of words.
-fn word<T>(
+/// Reads one of a closed set of words, each with what it stands for.
+fn word<T, const N: usize>(
     pointer: &str,
     text: Option<&str>,
-    parse: impl Fn(&str) -> Option<T>,
+    words: [(&'static str, T); N],
 ) -> Result<Option<T>, Failure> {
-    let wrong = |text: &str| {
-        let detail = format!("`{}` is not one of the words this parameter takes", clip(text));
+    let Some(text) = text else { return Ok(None) };
+    let known = words.each_ref().map(|(word, _)| *word);
+    let meant = words.into_iter().find(|(word, _)| *word == text);
+    meant.map(|(_, meant)| Some(meant)).ok_or_else(|| {
+        let detail = format!("`{}` is none of {}", clip(text), known.join(", "));
         Failure::field(Code::FieldFormat, pointer, detail)
-    };
-    text.map(|text| parse(text).ok_or_else(|| wrong(text))).transpose()
+    })
 }
 
 /// The host that a name or id means.
@@ -98,6 +100,16 @@ async fn filter_host(tx: &mut Tx<'_>, named: Option<&str>) -> Result<Option<Host
     match named {
         Some(named) => remembered_host(tx, named).await.map(Some),
         None => Ok(None),
+    }
+}
+
+/// A stretch of time in which something may have happened.
+fn stretch(since: Option<Timestamp>, as_of: Option<Timestamp>) -> Result<(), Failure> {
+    match since.zip(as_of) {
+        Some((since, as_of)) if since > as_of => {
+            Err(Failure::field(Code::FieldRange, "since", "must not be after `as_of`"))
+        }
+        _ => Ok(()),
     }
 }
 

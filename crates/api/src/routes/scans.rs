@@ -55,7 +55,7 @@ pub(crate) async fn list(
     let mut tx = api.begin_read().await?;
     let filter = ScanFilter {
         host: filter_host(&mut tx, asked.host.as_deref()).await?,
-        state: word("state", asked.state.as_deref(), ScanState::parse)?,
+        state: word("state", asked.state.as_deref(), ScanState::ALL.map(|it| (it.as_str(), it)))?,
         as_of: past(asked.as_of, tx.now())?,
         ..ScanFilter::default()
     };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use utoipa::IntoParams;
 
-use super::{filter_host, page, part, past};
+use super::{filter_host, page, part, past, stretch};
 use crate::dto::{Page, Problem, Transaction};
 use crate::error::Failure;
 use crate::extract::Query;
@@ -50,6 +50,7 @@ pub(crate) async fn list(
     Query(asked): Query<TransactionsQuery>,
 ) -> Result<axum::Json<Page<Transaction>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
+    stretch(asked.since, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = TransactionFilter {
         host: filter_host(&mut tx, asked.host.as_deref()).await?,

@@ -42,7 +42,7 @@ pub struct LookArgs {
     #[command(flatten)]
     pub client: ClientArgs,
     /// As it was then: RFC 3339, a date, or how long ago, such as 3d
-    #[arg(long, value_parser = when::past)]
+    #[arg(long, value_parser = when::as_of)]
     pub as_of: Option<OffsetDateTime>,
 }
 
@@ -58,7 +58,7 @@ pub struct ListArgs {
     #[arg(long, default_value_t = 50)]
     pub limit: u32,
     /// As it was then: RFC 3339, a date, or how long ago, such as 3d
-    #[arg(long, value_parser = when::past)]
+    #[arg(long, value_parser = when::as_of)]
     pub as_of: Option<OffsetDateTime>,
 }
 

@@ -11,6 +11,17 @@ pub(super) fn past(text: &str) -> Result<OffsetDateTime, String> {
     when(text, "how long ago", OffsetDateTime::checked_sub)
 }
 
+/// The moment to look at: as [`past`]. Tables leave out the fraction of a second: one that is written as they show it is the
+/// second's last moment, so that what a row tells of has happened.
+pub(super) fn as_of(text: &str) -> Result<OffsetDateTime, String> {
+    let shown = format_description!("[year]-[month]-[day] [hour]:[minute]:[second][optional [ UTC]]");
+    let now = OffsetDateTime::now_utc();
+    match PrimitiveDateTime::parse(text, shown).map(PrimitiveDateTime::assume_utc) {
+        Ok(at) if at <= now => Ok((at + Duration::from_micros(999_999)).min(now)),
+        _ => past(text),
+    }
+}
+
 /// A moment to come: RFC 3339, as tables show it (UTC), a date (its first moment in UTC), or in how long, such as `2h` or `3d`.
 pub(super) fn to_come(text: &str) -> Result<OffsetDateTime, String> {
     when(text, "in how long", OffsetDateTime::checked_add)
@@ -52,7 +63,14 @@ mod tests {
         for shown in ["2026-01-15 07:00:00", "2026-01-15 07:00:00 UTC", "2026-01-15 07:00"] {
             assert_eq!(unix(past(shown)), 1_768_460_400, "{shown}");
         }
-        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let exact = |text: &str| as_of(text).unwrap().unix_timestamp_nanos() / 1000;
+        assert_eq!(exact("2026-01-15 07:00:00 UTC"), 1_768_460_400_999_999);
+        assert_eq!(exact("2026-01-15T07:00:00Z"), 1_768_460_400_000_000);
+        let now = OffsetDateTime::now_utc();
+        let shown = now.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second]")).unwrap();
+        let at = as_of(&shown).unwrap();
+        assert!(now <= at && at <= OffsetDateTime::now_utc(), "what is shown now is not to come: {at}");
+        let now = now.unix_timestamp();
         let near = |at: i64, wanted: i64| (wanted..wanted + 60).contains(&at);
         assert!(near(unix(past("2h")), now - 7200));
         assert!(near(unix(to_come("1d 90m")), now + 86_400 + 5400));

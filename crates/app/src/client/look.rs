@@ -272,6 +272,9 @@ async fn alert(id: uuid::Uuid, args: &ClientArgs) -> Result<(), Failure> {
     if !it.body.is_empty() {
         table::line(&it.body);
     }
+    if let Some(scan) = it.tags.get("scan_id") {
+        table::line(&format!("shown by `openwatch scans {scan}`"));
+    }
     let mut steps = table::new(&["step", "when", "state", "by", "why", "until"]);
     for step in &it.history {
         steps.add_row([

@@ -69,7 +69,7 @@ impl ProbeError {
             Self::TcpTimeout => "no answer in time",
             Self::ConnectionRefused => "connection refused",
             Self::BannerMismatch => "something else than SSH answers",
-            Self::TcpError => "no connection",
+            Self::TcpError => "no connection, or closed without a word",
         }
     }
 

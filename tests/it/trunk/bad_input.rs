@@ -125,6 +125,7 @@ async fn ports_and_directories_that_others_have() {
 
     let other = tempfile::Builder::new().prefix("ow-bad-").tempdir().unwrap();
     let taken = stack.client().url.trim_start_matches("http://").to_owned();
+    says(up(&data, &taken), 69, &[&data.display().to_string(), "in use", &holder]).await;
     says(up(&other.path().join("data"), &taken), 69, &[&taken, "--listen"]).await;
 
     std::fs::write(other.path().join("a-file-of-somebody"), "").unwrap();

@@ -7,29 +7,31 @@ use time::OffsetDateTime;
 
 use super::{NatsArgs, when};
 
+const API: &str = "How to reach the API";
+
 /// How a client finds the API.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
     /// API address, such as http://127.0.0.1:8080
-    #[arg(long, env = "OPENWATCH_URL")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_URL")]
     pub url: Option<String>,
     /// File that holds the API token
-    #[arg(long, env = "OPENWATCH_TOKEN_FILE")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// CA certificates (PEM) that the API is checked against; those of the operating system when absent
-    #[arg(long, env = "OPENWATCH_CA")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_CA")]
     pub ca: Option<PathBuf>,
     /// Certificate (PEM) to show to the API, with --client-key
-    #[arg(long, env = "OPENWATCH_CLIENT_CERTIFICATE")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_CLIENT_CERTIFICATE")]
     pub client_certificate: Option<PathBuf>,
     /// Private key (PEM, mode 0600) of that certificate
-    #[arg(long, env = "OPENWATCH_CLIENT_KEY")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_CLIENT_KEY")]
     pub client_key: Option<PathBuf>,
     /// Send the token over plain HTTP beyond this machine
-    #[arg(long)]
+    #[arg(long, help_heading = API)]
     pub plain: bool,
     /// Data directory of `openwatch up`, which knows both
-    #[arg(long, env = "OPENWATCH_DATA_DIR")]
+    #[arg(long, help_heading = API, env = "OPENWATCH_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
@@ -179,7 +181,7 @@ pub enum HostCommand {
         /// Most rows; more than a page holds are fetched page by page
         #[arg(long, default_value_t = 50)]
         limit: u32,
-        /// Only hosts in this compliance state
+        /// Only hosts in this compliance state: unknown, critical, non_compliant, partial, compliant
         #[arg(long)]
         state: Option<String>,
         /// Only hosts with this label, written key=value

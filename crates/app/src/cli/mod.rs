@@ -13,6 +13,8 @@ pub use client::*;
 pub use run::*;
 pub use tools::*;
 
+const LOGS: &str = "Logs";
+
 /// Agentless compliance for Linux fleets: log in over SSH, measure, record what changed, alert once.
 ///
 /// Exit codes: 0 ok; 1 some rule failed and 2 some rule in error (`check`, `scan --wait`), or lint found errors (1); 64 usage or configuration;
@@ -24,10 +26,10 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Log level filter, such as `info` or `openwatch=debug`.
-    #[arg(long, global = true, env = "OPENWATCH_LOG", default_value = "info", hide_env_values = true)]
+    #[arg(long, help_heading = LOGS, global = true, env = "OPENWATCH_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
     /// Write logs as JSON lines.
-    #[arg(long, global = true)]
+    #[arg(long, help_heading = LOGS, global = true)]
     pub log_json: bool,
 }
 

@@ -8,18 +8,23 @@ use time::OffsetDateTime;
 
 use super::{AlertCommand, ListArgs, when};
 
+// Help tells what a command is for first, and how to reach things after it.
+const SERVERS: &str = "Servers";
+const TRUST: &str = "Keys and policy";
+const PROCESS: &str = "Process";
+
 /// Where PostgreSQL is.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseArgs {
     /// PostgreSQL URL. Leave the password out: it would be seen in the process list; use --database-url-file or a
     /// password file (PGPASSFILE)
-    #[arg(long, env = "OPENWATCH_DATABASE_URL", hide_env_values = true)]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// File (mode 0600) that holds the PostgreSQL URL
-    #[arg(long, env = "OPENWATCH_DATABASE_URL_FILE")]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_DATABASE_URL_FILE")]
     pub database_url_file: Option<PathBuf>,
     /// Reach PostgreSQL beyond this machine without proof that it is the right one
-    #[arg(long)]
+    #[arg(long, help_heading = SERVERS)]
     pub plain_database: bool,
 }
 
@@ -27,19 +32,19 @@ pub struct DatabaseArgs {
 #[derive(Debug, Clone, Args)]
 pub struct NatsArgs {
     /// NATS servers, comma separated
-    #[arg(long, env = "OPENWATCH_NATS_URL", value_delimiter = ',')]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_NATS_URL", value_delimiter = ',')]
     pub nats_url: Vec<String>,
     /// CA certificates (PEM) that the NATS servers are checked against
-    #[arg(long, env = "OPENWATCH_NATS_CA")]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_NATS_CA")]
     pub nats_ca: Option<PathBuf>,
     /// Certificate (PEM) to show to the NATS servers, with --nats-key
-    #[arg(long, env = "OPENWATCH_NATS_CERTIFICATE")]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_NATS_CERTIFICATE")]
     pub nats_certificate: Option<PathBuf>,
     /// Private key (PEM, mode 0600) of that certificate
-    #[arg(long, env = "OPENWATCH_NATS_KEY")]
+    #[arg(long, help_heading = SERVERS, env = "OPENWATCH_NATS_KEY")]
     pub nats_key: Option<PathBuf>,
     /// Reach NATS beyond this machine without encryption
-    #[arg(long)]
+    #[arg(long, help_heading = SERVERS)]
     pub plain_nats: bool,
 }
 
@@ -47,10 +52,10 @@ pub struct NatsArgs {
 #[derive(Debug, Clone, Args)]
 pub struct KeyArgs {
     /// Key directory, as `keys init` made it; each stage reads only its own files
-    #[arg(long)]
+    #[arg(long, help_heading = TRUST)]
     pub keys: Option<PathBuf>,
     /// Signed policy; its signature is beside it with `.sig` appended
-    #[arg(long, env = "OPENWATCH_POLICY")]
+    #[arg(long, help_heading = TRUST, env = "OPENWATCH_POLICY")]
     pub policy: Option<PathBuf>,
 }
 
@@ -64,10 +69,10 @@ pub struct StageArgs {
     #[command(flatten)]
     pub keys: KeyArgs,
     /// Serve health and metrics of this process here, such as 127.0.0.1:9090
-    #[arg(long)]
+    #[arg(long, help_heading = PROCESS)]
     pub health_listen: Option<String>,
     /// File that fills in whatever the flags leave out
-    #[arg(long)]
+    #[arg(long, help_heading = PROCESS)]
     pub config: Option<PathBuf>,
 }
 
@@ -88,10 +93,10 @@ pub struct ExecutorArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Serve health and metrics of this process here
-    #[arg(long)]
+    #[arg(long, help_heading = PROCESS)]
     pub health_listen: Option<String>,
     /// File that fills in whatever the flags leave out
-    #[arg(long)]
+    #[arg(long, help_heading = PROCESS)]
     pub config: Option<PathBuf>,
 }
 
@@ -143,7 +148,7 @@ pub struct UpArgs {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub probes: Option<u16>,
     /// File that fills in whatever the flags leave out
-    #[arg(long)]
+    #[arg(long, help_heading = PROCESS)]
     pub config: Option<PathBuf>,
 }
 

@@ -57,14 +57,18 @@ async fn start(args: crate::cli::UpArgs) -> Result<(Process, Option<Private>), F
     let rules = args.rules.clone();
     let mut settings = load(args.into())?;
     let config = rest_config(&settings)?;
+    let dir = settings.data_dir.clone().unwrap_or_else(default_data_dir);
     // Before anything is started: the most usual mistake should cost no time.
-    drop(std::net::TcpListener::bind(config.listen).map_err(|error| {
-        Failure::unavailable(format!(
+    if let Err(error) = std::net::TcpListener::bind(config.listen) {
+        // Whoever started it twice has both in the way, and another address would not help.
+        if dir.exists() {
+            DataDir::open(&dir)?;
+        }
+        return Err(Failure::unavailable(format!(
             "failed to listen on {}: {error}; choose another address with --listen",
             config.listen
-        ))
-    })?);
-    let dir = settings.data_dir.clone().unwrap_or_else(default_data_dir);
+        )));
+    }
     let data = DataDir::open(&dir)?;
     let dir = data.path().to_owned();
     let keys = prepare_keys(&dir, &mut settings)?;

@@ -142,7 +142,11 @@ pub(crate) fn webhook(pointer: &str, text: &str, private_allowed: bool) -> Resul
     match uri.scheme_str() {
         Some("https") => {}
         Some("http") if private_allowed => {}
-        _ => return wrong("must begin with https://, or http:// where `allow_private` says so"),
+        _ => {
+            return wrong(
+                "must begin with https://, or http:// where `allow_private` (--allow-private) says so",
+            );
+        }
     }
     outside(pointer, host.trim_matches(['[', ']']), private_allowed)
 }
@@ -151,7 +155,8 @@ pub(crate) fn webhook(pointer: &str, text: &str, private_allowed: bool) -> Resul
 pub(crate) fn outside(pointer: &str, text: &str, private_allowed: bool) -> Result<(), Failure> {
     let inside = text.parse().is_ok_and(is_inside) || text.eq_ignore_ascii_case("localhost");
     if inside && !private_allowed {
-        let detail = "must not name an address inside the network, unless `allow_private` says so";
+        let detail =
+            "must not name an address inside the network, unless `allow_private` (--allow-private) says so";
         return Err(Failure::field(Code::FieldFormat, pointer, detail));
     }
     Ok(())

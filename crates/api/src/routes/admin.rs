@@ -155,7 +155,12 @@ pub(crate) async fn act(
 
 async fn letter(api: &Api, sequence: u64) -> Result<Filed, Failure> {
     let found = api.bus.dead_letters(sequence, 1).await?.into_iter().find(|filed| filed.sequence == sequence);
-    found.ok_or_else(|| Failure::new(Code::DeadLetterNotFound, "see GET /api/v1/admin/dead-letters"))
+    found.ok_or_else(|| {
+        Failure::new(
+            Code::DeadLetterNotFound,
+            "see `openwatch dead-letters list` or GET /api/v1/admin/dead-letters",
+        )
+    })
 }
 
 async fn record<A: Audit>(tx: &mut Tx<'_>, asking: &Asking, event: &A) -> Result<(), Failure> {

@@ -99,7 +99,7 @@ fn step(it: Transition) -> AlertStep {
 }
 
 pub(super) fn unknown() -> Failure {
-    Failure::new(Code::AlertNotFound, "no alert has this id; see GET /api/v1/alerts")
+    Failure::new(Code::AlertNotFound, "no alert has this id; see `openwatch alerts` or GET /api/v1/alerts")
 }
 
 pub(super) fn view(row: alert_life::Alert, last: Option<Transition>) -> Alert {

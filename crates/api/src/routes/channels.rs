@@ -220,7 +220,10 @@ pub(super) async fn find(tx: &mut Tx<'_>, named: &str) -> Result<channel::Channe
 }
 
 fn unknown() -> Failure {
-    Failure::new(Code::ChannelNotFound, "no channel has this name or id; see GET /api/v1/channels")
+    Failure::new(
+        Code::ChannelNotFound,
+        "no channel has this name or id; see `openwatch channel list` or GET /api/v1/channels",
+    )
 }
 
 /// Moves out of a new channel what it takes to reach it.

@@ -86,7 +86,10 @@ async fn remembered_host(tx: &mut Tx<'_>, named: &str) -> Result<HostId, Failure
 }
 
 fn no_such_host(named: &str) -> Failure {
-    let detail = format!("no host has the name or id `{}`; see GET /api/v1/hosts", clip(named));
+    let detail = format!(
+        "no host has the name or id `{}`; see `openwatch host list` or GET /api/v1/hosts",
+        clip(named)
+    );
     Failure::new(Code::HostNotFound, detail)
 }
 

@@ -113,7 +113,7 @@ pub(crate) async fn evidence(
     let found = read::evidence(&mut tx, &measured).await?.pop().ok_or_else(|| {
         Failure::new(
             Code::EvidenceNotFound,
-            "the scan has no verdict on this rule; see GET /api/v1/scans/{id}",
+            "the scan has no verdict on this rule; see `openwatch scans ID` or GET /api/v1/scans/{id}",
         )
     })?;
     Ok(axum::Json(EvidenceView { scan_id: scan.0, rule_id, sha256: found.hash, evidence: found.body }))
@@ -121,7 +121,9 @@ pub(crate) async fn evidence(
 
 async fn known_scan(tx: &mut Tx<'_>, id: ScanId) -> Result<ScanRow, Failure> {
     let found = read::scan(tx, id).await?;
-    found.ok_or_else(|| Failure::new(Code::ScanNotFound, "no scan has this id; see GET /api/v1/scans"))
+    found.ok_or_else(|| {
+        Failure::new(Code::ScanNotFound, "no scan has this id; see `openwatch scans` or GET /api/v1/scans")
+    })
 }
 
 fn slowest_first(mut rules: Vec<RuleTiming>) -> Option<Value> {

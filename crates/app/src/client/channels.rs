@@ -12,6 +12,7 @@ use openwatch_api::dto::{
 };
 use openwatch_model::alert::AlertSeverity;
 use openwatch_model::channel::{ChannelKind, MailSecurity};
+use time::OffsetDateTime;
 
 use super::credentials::secret;
 use super::{Client, table};
@@ -265,6 +266,8 @@ pub(super) fn deliveries(deliveries: &[Delivery], empty: &str) {
             it.channel.clone(),
             it.event.clone(),
             match it.next_try_at {
+                // It is its turn, and the channel has not come to it.
+                Some(at) if at <= OffsetDateTime::now_utc() => format!("{}, due", it.state),
                 Some(at) => format!("{}, next {}", it.state, table::moment(at)),
                 None => it.state.clone(),
             },

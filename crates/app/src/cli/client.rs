@@ -43,7 +43,7 @@ pub struct ClientArgs {
 pub struct LookArgs {
     #[command(flatten)]
     pub client: ClientArgs,
-    /// As it was then: RFC 3339, a date, or how long ago, such as 3d
+    /// As it was then: RFC 3339, a date (00:00 UTC), or how long ago, such as 3d
     #[arg(long, value_parser = when::as_of)]
     pub as_of: Option<OffsetDateTime>,
 }
@@ -59,7 +59,7 @@ pub struct ListArgs {
     /// Most rows; more than a page holds are fetched page by page
     #[arg(long, default_value_t = 50)]
     pub limit: u32,
-    /// As it was then: RFC 3339, a date, or how long ago, such as 3d
+    /// As it was then: RFC 3339, a date (00:00 UTC), or how long ago, such as 3d
     #[arg(long, value_parser = when::as_of)]
     pub as_of: Option<OffsetDateTime>,
 }
@@ -72,7 +72,7 @@ pub struct TransactionsArgs {
     /// Only this rule
     #[arg(long)]
     pub rule: Option<String>,
-    /// Not before this moment: RFC 3339, a date, or how long ago, such as 2h
+    /// Not before this moment: RFC 3339, a date (00:00 UTC), or how long ago, such as 2h
     #[arg(long, value_parser = when::past)]
     pub since: Option<OffsetDateTime>,
 }
@@ -106,10 +106,10 @@ pub struct AuditArgs {
     /// Only from this cause: the id of a scan or message
     #[arg(long)]
     pub cause: Option<String>,
-    /// Not before this moment: RFC 3339, a date, or how long ago, such as 2h
+    /// Not before this moment: RFC 3339, a date (00:00 UTC), or how long ago, such as 2h
     #[arg(long, value_parser = when::past)]
     pub since: Option<OffsetDateTime>,
-    /// Before this moment: RFC 3339, a date, or how long ago
+    /// Before this moment: RFC 3339, a date (00:00 UTC), or how long ago
     #[arg(long, value_parser = when::past)]
     pub until: Option<OffsetDateTime>,
     /// Most rows (50 when absent, 10000 with --csv); more than a page holds are fetched page by page
@@ -159,7 +159,7 @@ pub struct AlertActionArgs {
 pub struct SilenceArgs {
     #[command(flatten)]
     pub action: AlertActionArgs,
-    /// Until then: RFC 3339, a date, or in how long, such as 2h; absent means until woken
+    /// Until then: RFC 3339, a date (00:00 UTC), or in how long, such as 2h; absent means until woken
     #[arg(long, value_parser = when::to_come)]
     pub until: Option<OffsetDateTime>,
 }
@@ -214,7 +214,7 @@ pub enum HostCommand {
     Maintenance {
         /// Host name or id
         host: String,
-        /// Until then: RFC 3339, a date, or in how long, such as 2h; absent means until `--off`
+        /// Until then: RFC 3339, a date (00:00 UTC), or in how long, such as 2h; absent means until `--off`
         #[arg(long, conflicts_with = "off", value_parser = when::to_come)]
         until: Option<OffsetDateTime>,
         /// End it

@@ -178,10 +178,10 @@ pub struct AlertsArgs {
     /// Only of this severity: info, low, medium, high, critical
     #[arg(long)]
     pub severity: Option<String>,
-    /// Begun at this moment or later: RFC 3339, a date, or how long ago, such as 2h
+    /// Begun at this moment or later: RFC 3339, a date (00:00 UTC), or how long ago, such as 2h
     #[arg(long, value_parser = when::past)]
     pub since: Option<OffsetDateTime>,
-    /// Begun before this moment: RFC 3339, a date, or how long ago
+    /// Begun before this moment: RFC 3339, a date (00:00 UTC), or how long ago
     #[arg(long, value_parser = when::past)]
     pub until: Option<OffsetDateTime>,
     /// What to do with an alert.

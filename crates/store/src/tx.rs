@@ -82,6 +82,15 @@ impl<'a> Tx<'a> {
         Ok(())
     }
 
+    /// Undoes everything done in it, and returns when that has happened: of a `tx` that is dropped it happens later, and its locks
+    /// last until then.
+    ///
+    /// # Errors
+    /// The connection is gone, and what was done with it.
+    pub async fn rollback(self) -> Result<(), StoreError> {
+        Ok(self.inner.rollback().await?)
+    }
+
     /// A part that can fail alone: dropped without [`Tx::commit`], only what was done since is undone.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! A target that misbehaves hurts its own answers only, and nothing of ours stays behind on it.
 
+use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use openwatch_model::plan::{Command, Lost, Observation, Plan};
@@ -302,8 +304,31 @@ async fn the_deadline_keeps_what_was_answered() {
 async fn cancelling_stops_and_clears_away() {
     proves("AC-13");
     let sshd = Options::new().start();
-    cancelled(&sshd, sshd.port(), "sleep 7778", 2).await;
+    cancelled(&sshd, sshd.port(), limited("sleep 7778", 60), "sleep 7778", 2, || ()).await;
     gone("sleep 7778", Duration::from_secs(10)).await;
+}
+
+/// What a command goes on to say does not hold up its own end.
+// @spec remote-session
+// @ac AC-13
+#[tokio::test]
+async fn cancelling_one_that_never_stops_talking_clears_it_away() {
+    proves("AC-13");
+    let batch = Options::new().start();
+    for (sshd, number) in [(&batch, 7797), (&one_by_one(), 7798)] {
+        let far = Proxy::to(sshd.port()).await;
+        far.delay(Duration::from_millis(300));
+        // Nor does it end because nobody listens.
+        let talks = format!("trap '' PIPE; while :; do echo {number}; done");
+        let (script, process) = (format!("sh -c \"{talks}\" x"), format!("sh -c {talks} x"));
+        cancelled(sshd, far.port(), limited(&script, 60), &process, 2, || ()).await;
+        gone(&process, Duration::from_secs(10)).await;
+    }
+}
+
+/// Where each command has its own execution.
+fn one_by_one() -> Sshd {
+    Options::new().force_command("exec sh -c \"$SSH_ORIGINAL_COMMAND\" </dev/null").start()
 }
 
 /// The way back is long: when everything is to stop the command runs and nothing has been heard of its lane.
@@ -313,34 +338,86 @@ async fn cancelling_stops_and_clears_away() {
 async fn cancelling_clears_away_what_was_not_heard_of() {
     proves("AC-13");
     let batch = Options::new().start();
-    let single = Options::new().force_command("exec sh -c \"$SSH_ORIGINAL_COMMAND\" </dev/null").start();
+    let single = one_by_one();
     for (sshd, command, lanes) in
         [(&batch, "sleep 7794", 1), (&batch, "sleep 7795", 2), (&single, "sleep 7796", 2)]
     {
         let far = Proxy::to(sshd.port()).await;
-        far.delay(Duration::from_millis(200));
-        cancelled(sshd, far.port(), command, lanes).await;
+        far.delay(Duration::from_millis(300));
+        cancelled(sshd, far.port(), limited(command, 60), command, lanes, || far.restore()).await;
         gone(command, Duration::from_secs(10)).await;
     }
 }
 
-/// Runs a command and cancels as soon as it is there.
-async fn cancelled(sshd: &Sshd, port: u16, command: &str, lanes: u8) {
+/// Where not even its hello comes in time nobody knows what to end; but whose files they are is known.
+// @spec remote-session
+// @ac AC-13
+#[tokio::test]
+async fn cancelling_clears_away_the_files_of_what_was_never_heard_of() {
+    proves("AC-13");
+    let sshd = Options::new().start();
+    let far = Proxy::to(sshd.port()).await;
+    far.delay(Duration::from_millis(300));
+    let isolated = Command { isolate: true, ..limited("sleep 7799", 10) };
+    let output = Mutex::new(None);
+    let late = || {
+        *output.lock().unwrap() = output_of("sleep 7799");
+        far.silence();
+    };
+    let fair = async {
+        // Longer than hellos are waited for, and for less than there is for clearing away.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        far.restore();
+    };
+    let seen = async {
+        while output.lock().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        fair.await;
+    };
+    tokio::join!(cancelled(&sshd, far.port(), isolated, "sleep 7799", 1, late), seen);
+    let output = output.into_inner().unwrap().expect("it runs");
+    assert!(output.to_string_lossy().contains("/.ow-"), "{output:?}");
+    let until = Instant::now() + Duration::from_secs(5);
+    while output.exists() {
+        assert!(Instant::now() < until, "still there: {output:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gone("sleep 7799", Duration::from_secs(20)).await;
+}
+
+/// Where a process writes what it says.
+fn output_of(command: &str) -> Option<PathBuf> {
+    let one = |entry: std::io::Result<std::fs::DirEntry>| {
+        let process = entry.ok()?.path();
+        let line = std::fs::read(process.join("cmdline")).ok()?;
+        // Itself, not the shells whose script it is part of.
+        let itself = String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == command;
+        itself.then(|| std::fs::read_link(process.join("fd/1")).ok()).flatten()
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().find_map(one)
+}
+
+/// Runs a command, cancels as soon as the process with these words is there, and does something in the same moment.
+async fn cancelled(sshd: &Sshd, port: u16, command: Command, words: &str, lanes: u8, then: impl FnOnce()) {
     let cancel = CancellationToken::new();
     let limits = Limits { hello: Duration::from_secs(30), ..Limits::default() };
     let target = target(port, sshd.user());
     let connection = connect(&target, &known(sshd), &limits, &cancel).await.expect("connects");
     let mut session = connection.login(&sshd.secret()).await.expect("logs in");
+    // More than a talkative one can say until then.
+    let caps = Caps { check_bytes: 1 << 30, host_bytes: 1 << 30 };
     let (plan, options, secret) = (
-        Plan { commands: vec![limited(command, 60)] },
-        RunOptions { lanes, ..RunOptions::within(Duration::from_secs(60)) },
+        Plan { commands: vec![command] },
+        RunOptions { lanes, caps, ..RunOptions::within(Duration::from_secs(60)) },
         sshd.secret(),
     );
     let stop = async {
-        while processes_with(command).is_empty() {
+        while output_of(words).is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         cancel.cancel();
+        then();
     };
     let (result, ()) = tokio::join!(session.run(&plan, &options, &secret), stop);
     assert!(matches!(result, Err(RemoteError::Cancelled)), "{result:?}");

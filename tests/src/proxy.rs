@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 /// What the network does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,32 +131,44 @@ async fn connection(client: TcpStream, server: SocketAddr, shared: Arc<Shared>) 
     }
 }
 
+/// One direction. A long way carries as much as a short one, only later.
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     shared: &Shared,
 ) {
     let mut weather = shared.weather.subscribe();
-    let mut buffer = vec![0_u8; 16 * 1024];
-    while let Ok(read) = from.read(&mut buffer).await {
-        if read == 0 {
-            return;
+    let (departs, mut arrives) = unbounded_channel::<(Instant, Vec<u8>)>();
+    let depart = async {
+        let mut buffer = vec![0_u8; 16 * 1024];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            let delay = Duration::from_millis(shared.delay_ms.load(Ordering::SeqCst));
+            if departs.send((Instant::now() + delay, buffer[..read].to_vec())).is_err() {
+                break;
+            }
         }
-        let delay = shared.delay_ms.load(Ordering::SeqCst);
-        if delay > 0 {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
+        drop(departs);
+        std::future::pending::<()>().await;
+    };
+    let arrive = async {
+        while let Some((due, bytes)) = arrives.recv().await {
+            tokio::time::sleep_until(due).await;
+            if weather.wait_for(|now| *now != Weather::Silent).await.is_err() {
+                return;
+            }
+            let (allowed, spent) = take(&shared.budget, bytes.len());
+            if to.write_all(&bytes[..allowed]).await.is_err() {
+                return;
+            }
+            if spent {
+                shared.weather.send_replace(Weather::Cut);
+                return;
+            }
         }
-        if weather.wait_for(|now| *now != Weather::Silent).await.is_err() {
-            return;
-        }
-        let (allowed, spent) = take(&shared.budget, read);
-        if to.write_all(&buffer[..allowed]).await.is_err() {
-            return;
-        }
-        if spent {
-            shared.weather.send_replace(Weather::Cut);
-            return;
-        }
+    };
+    tokio::select! {
+        () = depart => {}
+        () = arrive => {}
     }
 }
 

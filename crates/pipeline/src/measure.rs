@@ -68,6 +68,9 @@ pub async fn measure(
     let probes = corpus.corpus().probe_plan();
     let (answers, probe_report) =
         run(session, &probes, secret, options, 1, &|done, _| progress(done, 0)).await?;
+    if probe_report.out_of_time {
+        return Err(out_of_time());
+    }
     let facts = corpus.corpus().facts(&answers, &options.capabilities);
     let checks = corpus.plan(&facts, &options.selection);
     let begun = Instant::now();
@@ -78,9 +81,8 @@ pub async fn measure(
         "checks ran"
     );
     let judged = checks.judge(&observations);
-    if probe_report.out_of_time || (options.whole && report.out_of_time) {
-        let detail = "not finished within its time limit".to_owned();
-        return Err(Failure { reason: FailureReason::Timeout, detail, rule: None });
+    if options.whole && report.out_of_time {
+        return Err(out_of_time());
     }
     if let Some(rule) = judged.oversize.clone().filter(|_| options.whole) {
         let detail = format!("rule {rule} printed more than {} MiB", OUTPUT_RULE_CAP >> 20);
@@ -96,6 +98,10 @@ pub async fn measure(
         return Err(Failure { reason: FailureReason::TransportLost, detail, rule: None });
     }
     Ok(measurement)
+}
+
+fn out_of_time() -> Failure {
+    Failure::new(FailureReason::Timeout, "not finished within its time limit")
 }
 
 async fn run(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use openwatch_model::plan::{Lost, Observation, Plan};
+use tokio::time::Instant;
 
 use crate::pairing::Committed;
 use crate::script::Remains;
@@ -40,8 +41,9 @@ pub(crate) struct Board<'a> {
     long: VecDeque<usize>,
     kept: usize,
     aborts: u32,
-    stopped: bool,
-    /// Lanes that were sent their script and have not said hello.
+    /// Set once nothing more is to begin: until when what has begun may be cleared away.
+    clear_by: Option<Instant>,
+    /// Lanes whose commands may have begun and that have not said hello.
     pub(crate) opening: u32,
     /// What each open lane would leave behind if it were abandoned now.
     pub(crate) live: BTreeMap<u8, Remains>,
@@ -68,7 +70,7 @@ impl<'a> Board<'a> {
             long: VecDeque::new(),
             kept: 0,
             aborts: 0,
-            stopped: false,
+            clear_by: None,
             opening: 0,
             live: BTreeMap::new(),
             unburied: Vec::new(),
@@ -93,7 +95,7 @@ impl<'a> Board<'a> {
     /// would leave lanes waiting for more, so it is as many as `ahead` asks for, up to an even share among `others`: the
     /// lanes that are still to take one.
     pub(crate) fn take(&mut self, lanes: u8, others: u8, ahead: usize) -> Vec<Turn> {
-        if self.stopped {
+        if self.is_stopped() {
             return Vec::new();
         }
         let left = self.queue.len();
@@ -109,7 +111,7 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn take_up_to(&mut self, most: usize) -> Vec<Turn> {
-        if self.stopped {
+        if self.is_stopped() {
             return Vec::new();
         }
         let short = most.min(self.queue.len());
@@ -167,9 +169,18 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// From now on there is nothing left to be begun.
-    pub(crate) fn stop(&mut self) {
-        self.stopped = true;
+    /// From now on nothing begins; what has begun is cleared away by then. The first word counts.
+    pub(crate) fn stop(&mut self, clear_by: Instant) {
+        self.clear_by.get_or_insert(clear_by);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.clear_by.is_some()
+    }
+
+    /// See [`Board::stop`].
+    pub(crate) fn clear_by(&self) -> Option<Instant> {
+        self.clear_by
     }
 
     /// Whether nothing is left but commands of which one breaks connections.
@@ -221,7 +232,7 @@ impl<'a> Board<'a> {
     }
 
     pub(crate) fn has_queue(&self) -> bool {
-        !(self.stopped || self.queue.is_empty() && self.long.is_empty())
+        !(self.is_stopped() || self.queue.is_empty() && self.long.is_empty())
     }
 
     pub(crate) fn is_settled(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::elevate::{Elevation, Wrapper};
 use crate::error::RemoteError;
 use crate::guard::lock;
 use crate::pass::{End, Mode};
-use crate::run::{BURIAL, PassEnd, Runner};
+use crate::run::{PassEnd, Runner, hear_out};
 use crate::session::Shells;
 use crate::shell::NotOpen;
 
@@ -28,21 +28,25 @@ pub(crate) async fn pass(runner: &mut Runner<'_, '_>) -> Result<PassEnd, RemoteE
             let pass = runner.shared(elevation, Wrapper::Bare);
             let running = pass.run(0, Mode::Single { shell }, true);
             tokio::pin!(running);
-            let stopped = tokio::select! {
+            let end = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(PassEnd::Cancelled),
                 () = tokio::time::sleep_until(runner.deadline) => Err(PassEnd::OutOfTime),
                 end = &mut running => Ok(end),
             };
-            match stopped {
-                Ok(end) => end,
-                Err(stopped) => {
-                    runner.hear_out(running).await;
-                    let live = std::mem::take(&mut lock(runner.board).live);
-                    lock(runner.board).unburied.extend(live.into_values());
-                    bury(runner, elevation, shell).await;
-                    return Ok(stopped);
-                }
+            if end.is_err() {
+                hear_out(runner.board, running).await;
+            }
+            end
+        };
+        // The lane is gone by now: nobody would read what it still says, and that would hold up its own burial.
+        let end = match end {
+            Ok(end) => end,
+            Err(stopped) => {
+                let live = std::mem::take(&mut lock(runner.board).live);
+                lock(runner.board).unburied.extend(live.into_values());
+                bury(runner, elevation, shell).await;
+                return Ok(stopped);
             }
         };
         match end {
@@ -91,7 +95,7 @@ pub(crate) async fn bury(runner: &Runner<'_, '_>, elevation: Elevation, shell: &
     }
     let pass = runner.shared(elevation, Wrapper::Bare);
     // Whether it worked or not, there is nothing more to be done.
-    let _ = tokio::time::timeout(BURIAL, pass.run(0, Mode::Burial { told: Some(shell) }, true)).await;
+    runner.burial(&pass, Some(shell), true).await;
 }
 
 fn no_shell(runner: &Runner<'_, '_>, elevation: Elevation, why: &str) -> RemoteError {

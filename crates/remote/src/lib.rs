@@ -42,4 +42,5 @@ pub use frame::read_frames;
 pub use host_key::{HostKeyPolicy, Trust, fingerprint};
 pub use jump::Jump;
 pub use private_key::inspect_key;
+pub use run::CLEARING;
 pub use session::{Caps, OUTPUT_RULE_CAP, OnObservation, RunOptions, Session};

@@ -101,9 +101,13 @@ impl Pass<'_, '_> {
 
     async fn open_once(&self, number: u8, mode: Mode<'_>) -> Result<Lane, NotOpen> {
         let Some(nonce) = Nonce::fresh() else { return Err(no_randomness()) };
+        let burial = matches!(mode, Mode::Burial { .. });
         let mut pairing = Pairing::new(&nonce);
         let (turns, bury, spool, closing, input) = {
             let mut board = lock(self.board);
+            if board.is_stopped() && !burial {
+                return Err(NotOpen::Stopped);
+            }
             board.executions += 1;
             let turns = match mode {
                 Mode::Batch => {
@@ -132,14 +136,16 @@ impl Pass<'_, '_> {
             (turns, bury, spool, closing, input)
         };
         let spooled = turns.iter().any(|turn| turn.isolated);
-        let opening = Opening::new(self.board, Remains { group: None, spool, spooled }, bury);
+        let remains = Remains { group: None, spool, spooled };
+        let mut opening = Opening { board: self.board, remains, bury, burial, begun: false, over: false };
         for turn in &turns {
             pairing.expect(turn.index);
         }
         let opened = match self.request(mode, &input) {
             Some((request, input)) => {
                 let input = bytes::Bytes::from(input);
-                shell::open(self.handle, &request, pairing, input, self.password, self.hello).await
+                let begin = || opening.begin();
+                shell::open(self.handle, &request, pairing, input, self.password, self.hello, begin).await
             }
             None => Err(no_randomness()),
         };
@@ -149,7 +155,7 @@ impl Pass<'_, '_> {
             Ok(shell) => {
                 self.steady.store(matches!(mode, Mode::Batch), Ordering::Relaxed);
                 let remains = Remains { group: shell.hello.group, ..remains };
-                if !matches!(mode, Mode::Burial { .. }) {
+                if !burial {
                     board.live.insert(number, remains.clone());
                     board.greeted = board.greeted.max(number + 1);
                     board.hellos += 1;
@@ -210,19 +216,29 @@ impl Pass<'_, '_> {
     }
 }
 
-/// A lane that was sent its script and has not said hello. Whoever drops it before that leaves to the board what it was to
-/// clear away, and its own spool where it may have one.
+/// A lane on the way to its hello. Whoever drops it before that leaves to the board what it was to clear away, and its own
+/// spool where it may have one.
 struct Opening<'a, 'p> {
     board: &'a Mutex<Board<'p>>,
     remains: Remains,
     bury: Vec<Remains>,
+    /// Whether it may begin when all others are to stop.
+    burial: bool,
+    /// Whether its commands may have begun.
+    begun: bool,
     over: bool,
 }
 
-impl<'a, 'p> Opening<'a, 'p> {
-    fn new(board: &'a Mutex<Board<'p>>, remains: Remains, bury: Vec<Remains>) -> Self {
-        lock(board).opening += 1;
-        Self { board, remains, bury, over: false }
+impl Opening<'_, '_> {
+    /// Asked before each word that may make commands begin on the target.
+    fn begin(&mut self) -> Result<(), NotOpen> {
+        let mut board = lock(self.board);
+        if board.is_stopped() && !self.burial {
+            return Err(NotOpen::Stopped);
+        }
+        board.opening += u32::from(!self.begun);
+        self.begun = true;
+        Ok(())
     }
 
     /// It has said hello, or never will.
@@ -235,10 +251,10 @@ impl<'a, 'p> Opening<'a, 'p> {
 impl Drop for Opening<'_, '_> {
     fn drop(&mut self) {
         let mut board = lock(self.board);
-        board.opening -= 1;
+        board.opening -= u32::from(self.begun);
         if !self.over {
             board.unburied.append(&mut self.bury);
-            board.unburied.extend(self.remains.spooled.then(|| self.remains.clone()));
+            board.unburied.extend((self.begun && self.remains.spooled).then(|| self.remains.clone()));
         }
     }
 }

@@ -28,8 +28,10 @@ use crate::script::{Nonce, whole_seconds};
 use crate::session::{RunOptions, Session, Shells};
 use crate::shell::NotOpen;
 
-/// Most that a last clearing away may take.
-pub(crate) const BURIAL: Duration = Duration::from_secs(10);
+/// Most that clearing away may take while a scan goes on.
+const BURIAL: Duration = Duration::from_secs(10);
+/// Most that it takes to stop, when cancelled or out of time: the last hellos, and clearing away.
+pub const CLEARING: Duration = Duration::from_secs(8);
 /// Time for a lane that is being opened when everything is to stop: it may have begun, and only its hello says how to end it.
 const LAST_HELLO: Duration = Duration::from_secs(2);
 /// Reconnects we bring about ourselves because the host has no slot left for a second execution.
@@ -61,12 +63,16 @@ pub(crate) async fn run(
     let board = Mutex::new(Board::new(plan, options.caps, options.on_progress));
     let mut report = RunReport::default();
     let (mut drops, mut forced) = (0, 0);
+    let mut cancelled = false;
     while !lock(&board).is_settled() {
         let mut runner =
             Runner { session, options, secret, deadline, board: &board, tag: &tag, report: &mut report };
         let again = match runner.pass().await? {
             PassEnd::Settled => break,
-            PassEnd::Cancelled => return Err(RemoteError::Cancelled),
+            PassEnd::Cancelled => {
+                cancelled = true;
+                break;
+            }
             PassEnd::OutOfTime => {
                 report.out_of_time = true;
                 false
@@ -90,6 +96,9 @@ pub(crate) async fn run(
     let mut runner =
         Runner { session, options, secret, deadline, board: &board, tag: &tag, report: &mut report };
     runner.bury_the_rest().await;
+    if cancelled {
+        return Err(RemoteError::Cancelled);
+    }
     let board = board.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     report.executions = board.executions;
     report.lanes = board.greeted;
@@ -124,6 +133,7 @@ async fn reconnect(
     let cancel = route.cancel.clone();
     let again = async { route.connect().await?.login(secret).await };
     let result = tokio::select! {
+        biased;
         () = cancel.cancelled() => return Err(RemoteError::Cancelled),
         () = tokio::time::sleep_until(deadline) => {
             report.out_of_time = true;
@@ -207,20 +217,20 @@ impl<'p> Runner<'_, 'p> {
         fallback::pass(self).await
     }
 
-    /// The first lane, unless there is no time for one. What was already on its way then comes all the same, to be ended.
+    /// The first lane, unless there is no time for one. One that may have begun by then comes all the same, to be ended.
     async fn first_lane_or_end(&mut self, refused: Option<NotOpen>) -> Result<First, RemoteError> {
         let (cancel, deadline) = (self.session.connection.route.cancel.clone(), self.deadline);
         let board = self.board;
         let opening = self.first_lane(refused);
         tokio::pin!(opening);
         let end = tokio::select! {
+            biased;
             () = cancel.cancelled() => PassEnd::Cancelled,
             () = tokio::time::sleep_until(deadline) => PassEnd::OutOfTime,
             first = &mut opening => return first,
         };
-        lock(board).stop();
-        Ok(match tokio::time::timeout(LAST_HELLO, opening).await {
-            Ok(Ok(lane @ First::Lane(..))) => lane,
+        Ok(match hear_out(board, opening).await {
+            Some(Ok(lane @ First::Lane(..))) => lane,
             _ => First::Ended(end),
         })
     }
@@ -279,6 +289,8 @@ impl<'p> Runner<'_, 'p> {
             };
             let (noise, waited) = match why {
                 NotOpen::Gone => return Ok(First::Ended(PassEnd::Gone)),
+                // Whoever said so knows why.
+                NotOpen::Stopped => return Ok(First::Ended(PassEnd::Cancelled)),
                 // Not even a first one: no new connection will change that.
                 NotOpen::NoSlot if lock(self.board).greeted == 0 => {
                     return Err(RemoteError::NoShell {
@@ -402,7 +414,7 @@ impl<'p> Runner<'_, 'p> {
                 }
             };
             if matches!(end, PassEnd::Cancelled | PassEnd::OutOfTime) {
-                self.hear_out(async { while ends.next().await.is_some() {} }).await;
+                hear_out(self.board, async { while ends.next().await.is_some() {} }).await;
             }
             end
         };
@@ -417,17 +429,6 @@ impl<'p> Runner<'_, 'p> {
         Batch::Ended(end)
     }
 
-    /// Stops: no more commands begin, and lanes that are just being opened get a moment to say hello.
-    pub(crate) async fn hear_out(&self, lanes: impl Future) {
-        lock(self.board).stop();
-        tokio::pin!(lanes);
-        let heard = poll_fn(|context| {
-            let over = lanes.as_mut().poll(context).is_ready();
-            if over || lock(self.board).opening == 0 { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let _ = tokio::time::timeout(LAST_HELLO, heard).await;
-    }
-
     /// When the connection goes, it goes for all lanes: lets each of them note what it has lost.
     async fn all_gone(&self, ends: &mut FuturesUnordered<BoxFuture<'_, (u8, End)>>) -> PassEnd {
         let drained = async { while ends.next().await.is_some() {} };
@@ -438,22 +439,23 @@ impl<'p> Runner<'_, 'p> {
     /// A spool that nobody could clear away, because the connection broke or the host had no slot for it, is worth one more
     /// login, if the host comes back. What else a lane leaves ends by itself.
     async fn bury_the_rest(&mut self) {
-        let spools = lock(self.board).unburied.iter().any(|remains| remains.spooled);
-        let closed = self.session.connection.handle.is_closed();
-        let there = spools
-            && (!closed
-                || matches!(
-                    reconnect(self.session, self.secret, self.deadline, self.report).await,
-                    Ok(true)
-                ));
-        match self.session.shells.clone() {
-            Some(Shells::Batch { elevation, wrapper }) if there => {
-                self.bury(&self.shared(elevation, wrapper), PassEnd::Settled).await;
+        if !lock(self.board).unburied.iter().any(|remains| remains.spooled) {
+            return;
+        }
+        if self.session.connection.handle.is_closed() {
+            let late = self.report.out_of_time;
+            let again = reconnect(self.session, self.secret, self.deadline, self.report).await;
+            // There may be no time for this; for all the commands there was.
+            self.report.out_of_time = late;
+            if !matches!(again, Ok(true)) {
+                return;
             }
-            Some(Shells::Single { elevation, shell, .. }) if there => {
-                fallback::bury(self, elevation, shell).await;
-            }
-            _ => {}
+        }
+        if let Some(Shells::Single { elevation, shell, .. }) = self.session.shells.clone() {
+            fallback::bury(self, elevation, shell).await;
+        } else {
+            let (elevation, wrapper) = self.start();
+            self.bury(&self.shared(elevation, wrapper), PassEnd::Settled).await;
         }
     }
 
@@ -468,12 +470,29 @@ impl<'p> Runner<'_, 'p> {
         if !left || matches!(end, PassEnd::Gone | PassEnd::NoSlot) {
             return end;
         }
-        let burial = pass.run(0, Mode::Burial { told: None }, false);
-        match tokio::time::timeout(BURIAL, burial).await {
-            Ok(End::NotOpen(NotOpen::NoSlot)) if matches!(end, PassEnd::Settled) => PassEnd::NoSlot,
+        match self.burial(pass, None, false).await {
+            Some(End::NotOpen(NotOpen::NoSlot)) if matches!(end, PassEnd::Settled) => PassEnd::NoSlot,
             _ => end,
         }
     }
+
+    /// An execution that clears away and nothing else, within the time there is for that.
+    pub(crate) async fn burial(&self, pass: &Pass<'_, 'p>, told: Option<&str>, patient: bool) -> Option<End> {
+        let until = lock(self.board).clear_by().unwrap_or_else(|| Instant::now() + BURIAL);
+        tokio::time::timeout_at(until, pass.run(0, Mode::Burial { told }, patient)).await.ok()
+    }
+}
+
+/// Stops: nothing more begins, and lanes whose commands may have begun get a moment to say hello.
+pub(crate) async fn hear_out<T>(board: &Mutex<Board<'_>>, lanes: impl Future<Output = T>) -> Option<T> {
+    lock(board).stop(Instant::now() + CLEARING);
+    tokio::pin!(lanes);
+    let heard = poll_fn(|context| match lanes.as_mut().poll(context) {
+        Poll::Ready(end) => Poll::Ready(Some(end)),
+        Poll::Pending if lock(board).opening == 0 => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    tokio::time::timeout(LAST_HELLO, heard).await.ok().flatten()
 }
 
 #[cfg(test)]

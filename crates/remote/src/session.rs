@@ -95,7 +95,7 @@ impl Session {
 
     /// Runs a plan: observation `i` answers command `i`.
     ///
-    /// The secret is used for sudo, if that asks, and to log in again after the connection broke, which is done once.
+    /// The secret is used for sudo, if that asks, and to log in again after the connection broke, up to five times.
     /// Commands that have no answer by the deadline, or because the connection stayed away, are
     /// [`Lost::Connection`](openwatch_model::plan::Lost::Connection); the report says which of the two it was.
     ///

@@ -41,9 +41,12 @@ pub(crate) enum NotOpen {
     NoHello { noise: String, waited: Option<Duration> },
     /// sudo asked a second time.
     WrongPassword,
+    /// Everything is to stop, and it had not begun.
+    Stopped,
 }
 
-/// Asks for an execution, holds sudo's conversation if there is one, sends the input, and waits for the hello.
+/// Asks for an execution, holds sudo's conversation if there is one, sends the input, and waits for the hello. `begin` is
+/// asked before each word that may make commands begin.
 pub(crate) async fn open(
     handle: &Handle<Guard>,
     request: &Request,
@@ -51,6 +54,7 @@ pub(crate) async fn open(
     input: Bytes,
     password: Option<&str>,
     limit: Duration,
+    mut begin: impl FnMut() -> Result<(), NotOpen>,
 ) -> Result<Shell, NotOpen> {
     let opening = tokio::time::timeout(limit, handle.channel_open_session()).await;
     let channel = match opening {
@@ -60,6 +64,9 @@ pub(crate) async fn open(
         Err(_) => return Err(NotOpen::NoHello { noise: String::new(), waited: Some(limit) }),
     };
     let (read, write) = channel.split();
+    if request.conversation.is_none() {
+        begin()?;
+    }
     if write.exec(true, request.command.as_bytes()).await.is_err() {
         return Err(NotOpen::Gone);
     }
@@ -71,7 +78,7 @@ pub(crate) async fn open(
     });
     let feeder = Feeder::new(&write);
     let mut opening = Opening { read, feeder, pairing, talk, events: Vec::new(), heard: 0, ended: false };
-    match opening.wait_for_hello(input, password, limit).await {
+    match opening.wait_for_hello(input, password, limit, begin).await {
         Ok(hello) => {
             let Opening { read, feeder, pairing, events, .. } = opening;
             Ok(Shell { read, write, feeder, pairing, hello, events })
@@ -155,14 +162,16 @@ impl Opening<'_> {
         input: Bytes,
         password: Option<&str>,
         limit: Duration,
+        mut begin: impl FnMut() -> Result<(), NotOpen>,
     ) -> Result<Hello, NotOpen> {
         let mut until = Instant::now() + limit;
         let mut script = Some(input);
         loop {
             // With sudo in between the script waits until it has let us in.
             if self.talk.is_none()
-                && let Some(script) = script.take()
+                && let Some(script) = script.take().filter(|script| !script.is_empty())
             {
+                begin()?;
                 self.feeder.push(script);
             }
             let message = tokio::select! {
@@ -178,6 +187,7 @@ impl Opening<'_> {
                 Say::GiveUp => return Err(NotOpen::WrongPassword),
                 Say::Password => {
                     let Some(password) = password else { return Err(NotOpen::WrongPassword) };
+                    begin()?;
                     let line = Zeroizing::new(format!("{password}\n").into_bytes());
                     self.feeder.push(Bytes::from_owner(line));
                     until = Instant::now() + limit;

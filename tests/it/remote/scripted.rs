@@ -1,12 +1,15 @@
 //! Servers that break the protocol. Each costs bounded time and memory, and none of them makes a verdict.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use openwatch_model::credential::SudoMode;
 use openwatch_model::plan::Lost;
 use openwatch_model::scan::FailureReason;
 use openwatch_tests::scripted::{Act, Scripted};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 
 use super::*;
 
@@ -376,4 +379,64 @@ async fn handshakes_that_lead_nowhere() {
         assert!(error.to_string().len() < 400, "{what}: {error}");
         assert_ne!(error.reason(), FailureReason::AuthFailed, "{what}");
     }
+}
+
+/// When it is to stop before it begins, nothing begins: no execution, and no word to one that asks for a password.
+// @spec remote-session
+// @ac AC-13
+#[tokio::test]
+async fn nothing_begins_when_everything_is_to_stop() {
+    proves("AC-13");
+    let server = Scripted::start(|_| {}, Act::behave).await;
+    for (lanes, sudo) in [(1, SudoMode::None), (2, SudoMode::None), (2, SudoMode::Sudo)] {
+        let options = RunOptions { lanes, sudo, ..RunOptions::within(Duration::ZERO) };
+        let mut session = enter(&server).await.expect("logs in");
+        let (observations, report) = session.run(&plan(&["true"]), &options, &secret()).await.expect("ends");
+        assert_eq!(observations, [Observation::Lost(Lost::Connection)]);
+        assert_eq!((report.out_of_time, report.executions), (true, 0), "{lanes} lanes, {sudo:?}");
+    }
+    assert!(server.commands().is_empty(), "{:?}", server.commands());
+}
+
+// @spec remote-session
+// @ac AC-13
+#[tokio::test]
+async fn no_password_is_told_when_everything_is_to_stop() {
+    proves("AC-13");
+    let (prompt, heard) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
+    let (prompted, hears) = (prompt.clone(), heard.clone());
+    let asks = move |mut act: Act| {
+        let (prompt, heard) = (prompted.clone(), hears.clone());
+        async move {
+            let Some(command) = act.command.take() else { return };
+            let Some((_, rest)) = command.split_once("-S -p ") else { return };
+            prompt.notified().await;
+            act.err(rest.split_once(' ').expect("a prompt").0).await;
+            while let Some(bytes) = act.input.recv().await {
+                heard.lock().unwrap().extend(bytes);
+            }
+        }
+    };
+    let server = Scripted::start(|_| {}, asks).await;
+    let cancel = CancellationToken::new();
+    let policy = HostKeyPolicy::new(HostKeyMode::RequireKnown, vec![server.host_key().clone()]);
+    let target = target(server.port(), "someone");
+    let connection = connect(&target, &policy, &Limits::default(), &cancel).await.expect("connects");
+    let mut secret = secret();
+    secret.sudo_password = Some("of sudo".into());
+    let mut session = connection.login(&secret).await.expect("logs in");
+    let options = RunOptions { sudo: SudoMode::Sudo, ..RunOptions::within(Duration::from_secs(60)) };
+    let stop = async {
+        while server.commands().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cancel.cancel();
+        prompt.notify_one();
+    };
+    let plan = plan(&["true"]);
+    let (result, ()) = tokio::join!(session.run(&plan, &options, &secret), stop);
+    assert!(matches!(result, Err(RemoteError::Cancelled)), "{result:?}");
+    session.close().await;
+    assert!(server.commands()[0].contains("sudo -k -S -p "), "{:?}", server.commands());
+    assert_eq!(*heard.lock().unwrap(), b"", "what sudo was told");
 }

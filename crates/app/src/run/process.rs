@@ -19,8 +19,8 @@ use crate::exit::{Failure, INTERNAL, INTERRUPTED, UNAVAILABLE};
 const LOOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long stages may take to finish what is in hand: the grace of their loops, and some more.
 const STAGE_GRACE: Duration = Duration::from_secs(40);
-/// How long breaking off may take, when asked twice to stop.
-const HURRY: Duration = Duration::from_secs(8);
+/// How long breaking off may take, when asked twice to stop: clearing away on the targets, and giving the jobs back.
+const HURRY: Duration = openwatch_remote::CLEARING.saturating_add(Duration::from_secs(2));
 /// After the stages, how long relays and servers may take to finish.
 const LATE_GRACE: Duration = Duration::from_secs(10);
 

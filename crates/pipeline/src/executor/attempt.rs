@@ -14,7 +14,7 @@ use openwatch_model::credential::Secret;
 use openwatch_model::host::KnownKey;
 use openwatch_model::scan::{Failure, FailureReason, Job, Jump, Measurement, ScanResult, Verdict, slowest};
 use openwatch_model::{HostId, Timestamp};
-use openwatch_remote::{Connection, HostKeyPolicy, Limits, Target, connect, connect_through};
+use openwatch_remote::{CLEARING, Connection, HostKeyPolicy, Limits, Target, connect, connect_through};
 use openwatch_rules::ENGINE_VERSION;
 use openwatch_trust::seal::{EphemeralKey, SealError};
 use openwatch_trust::{ResultKey, Tag};
@@ -29,7 +29,7 @@ const VAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a job waits when the vault or the corpus is away.
 const AWAY: Duration = Duration::from_secs(5);
 /// What a measurement may take beyond the scan's time, to leave nothing behind on the target.
-const OVERTIME: Duration = Duration::from_secs(6);
+const OVERTIME: Duration = CLEARING.saturating_add(Duration::from_secs(1));
 
 /// How an attempt leaves the normal path.
 enum Stop {

@@ -253,7 +253,7 @@ const NEWS: Duration = Duration::from_secs(86_400);
 
 /// Resolves open alerts that nothing will end any more: those of hosts that were removed, those of hosts that are behind a
 /// jump host about their connection, for these are not probed, and good news that nobody touched for a day, which needs no
-/// telling. Returns each with its host. Called by the alerts stage, now and then.
+/// telling; a silence that somebody put on it ends first. Returns each with its host. Called by the alerts stage, now and then.
 ///
 /// # Errors
 /// The database is away.
@@ -273,7 +273,7 @@ pub async fn resolve_orphaned(
              cross join lateral (select coalesce(
                h.deleted_at is not null or (h.jump_id is not null and a.alert_type = any($1)), false) as is) alone
              where a.state in ('active', 'acknowledged', 'silenced')
-               and (alone.is or (a.alert_type = any($4) and a.updated_at < $5))
+               and (alone.is or (a.alert_type = any($4) and a.state <> 'silenced' and a.updated_at < $5))
              order by a.id limit $2 for update of a skip locked
            )
            update alert a set state = 'resolved', silenced_until = null, withheld_until = null,

@@ -269,7 +269,8 @@ pub async fn reseal(tx: &mut Tx<'_>, id: ChannelId, sealed: &Sealed) -> Result<(
 }
 
 /// Channels that want an alert: enabled, at or below its severity, and with no tag that it lacks. The end of an alert (`over`)
-/// also goes to those that were told of it before: what they have open over there must close, whatever became of its tags.
+/// also goes to those that were told of it before: what they have open over there must close, whatever became of its tags. Nobody asks about
+/// good news that ended of itself.
 /// Called by the alerts stage, and by the API when people move an alert.
 ///
 /// # Errors

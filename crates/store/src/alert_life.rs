@@ -271,6 +271,9 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
     let rows = rows
         .into_iter()
         .map(|r| {
+            let mut tags: BTreeMap<String, String> = serde_json::from_value(r.tags).unwrap_or_default();
+            // That of the moment asked for.
+            tags.entry("severity".to_owned()).and_modify(|it| it.clone_from(&r.severity));
             Ok(Alert {
                 id: AlertId(r.id),
                 kind: alert_type(&r.alert_type)?,
@@ -279,7 +282,7 @@ pub async fn list(tx: &mut Tx<'_>, filter: &Filter, page: &Page) -> Result<Paged
                 host_name: r.host_name,
                 title: r.title,
                 body: r.body,
-                tags: serde_json::from_value(r.tags).unwrap_or_default(),
+                tags,
                 state: alert_state(&r.state)?,
                 transition: r.transition,
                 occurrences: crate::host::count(r.occurrences),

@@ -153,9 +153,16 @@ async fn alerts_are_listed_newest_first_whole_and_filtered() {
     assert_eq!(sleepy.code(), "validation.field_format");
     let detail = "`sleepy` is none of active, acknowledged, silenced, resolved, dismissed";
     assert_eq!(sleepy.body["errors"][0]["detail"], detail);
-    let backwards = "since=2026-01-02T00:00:00Z&as_of=2026-01-01T00:00:00Z";
-    for list in ["alerts", "transactions", "drift"] {
-        assert_eq!(api.get(&format!("/{list}?{backwards}")).await.code(), "validation.field_range", "{list}");
+    let lists = [
+        ("alerts", "as_of"),
+        ("alerts", "until"),
+        ("transactions", "as_of"),
+        ("transactions", "until"),
+        ("drift", "as_of"),
+    ];
+    for (list, end) in lists {
+        let backwards = format!("/{list}?since=2026-01-02T00:00:00Z&{end}=2026-01-01T00:00:00Z");
+        assert_eq!(api.get(&backwards).await.code(), "validation.field_range", "{backwards}");
     }
     assert_eq!(api.get("/alerts?limit=201").await.code(), "pagination.limit_exceeded");
     assert_eq!(api.get("/alerts?cursor=x").await.code(), "pagination.cursor_invalid");

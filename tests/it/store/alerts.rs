@@ -34,7 +34,8 @@ fn down(host: HostId, occurred_at: Timestamp) -> NewAlert {
 
 async fn open(store: &Store, alert: &NewAlert, ttl: Duration) -> Opened {
     let mut tx = store.begin().await.unwrap();
-    let opened = alert::open(&mut tx, alert, &BTreeMap::new(), ttl, None).await.unwrap();
+    let tags = BTreeMap::from([("severity".to_owned(), alert.severity.as_str().to_owned())]);
+    let opened = alert::open(&mut tx, alert, &tags, ttl, None).await.unwrap();
     tx.commit().await.unwrap();
     opened
 }
@@ -96,11 +97,13 @@ async fn a_repeat_counts_up_and_a_new_outage_opens_a_new_alert() {
     let then = Filter { as_of: Some(opened), ..Filter::default() };
     let rows = alert_life::list(&mut tx, &then, &Page::first(10)).await.unwrap().rows;
     assert_eq!(rows.iter().map(|it| (it.id, it.severity)).collect::<Vec<_>>(), [(id, AlertSeverity::High)]);
+    assert_eq!(rows[0].tags["severity"], "high", "as its tags say");
     let critical = Filter { severity: Some(AlertSeverity::Critical), ..then };
     assert_eq!(alert_life::list(&mut tx, &critical, &Page::first(10)).await.unwrap().rows, []);
     let open = read::fleet(&mut tx, Some(opened)).await.unwrap().open_alerts;
     assert_eq!(open.into_iter().collect::<Vec<_>>(), [(AlertSeverity::High, 1)]);
-    assert_eq!(alert_life::get(&mut tx, id).await.unwrap().unwrap().severity, AlertSeverity::Critical);
+    let now = alert_life::get(&mut tx, id).await.unwrap().unwrap();
+    assert_eq!((now.severity, now.tags["severity"].as_str()), (AlertSeverity::Critical, "critical"));
 }
 
 #[tokio::test]

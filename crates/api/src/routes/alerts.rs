@@ -57,7 +57,7 @@ pub(crate) async fn list(
     Query(asked): Query<AlertsQuery>,
 ) -> Result<axum::Json<Page<Alert>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
-    stretch(asked.since, asked.as_of)?;
+    stretch(asked.since, asked.until, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = Filter {
         state: word("state", asked.state.as_deref(), AlertState::ALL.map(|it| (it.as_str(), it)))?,

@@ -47,7 +47,7 @@ pub(crate) async fn list(
 ) -> Result<axum::Json<Page<Drift>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
     let kind = word("kind", asked.kind.as_deref(), DriftKind::ALL.map(|it| (it.as_str(), it)))?;
-    stretch(asked.since, asked.as_of)?;
+    stretch(asked.since, None, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = Filter {
         host: filter_host(&mut tx, asked.host.as_deref()).await?,

@@ -107,13 +107,18 @@ async fn filter_host(tx: &mut Tx<'_>, named: Option<&str>) -> Result<Option<Host
 }
 
 /// A stretch of time in which something may have happened.
-fn stretch(since: Option<Timestamp>, as_of: Option<Timestamp>) -> Result<(), Failure> {
-    match since.zip(as_of) {
-        Some((since, as_of)) if since > as_of => {
-            Err(Failure::field(Code::FieldRange, "since", "must not be after `as_of`"))
-        }
-        _ => Ok(()),
+fn stretch(
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    as_of: Option<Timestamp>,
+) -> Result<(), Failure> {
+    if since.zip(until).is_some_and(|(since, until)| since >= until) {
+        return Err(Failure::field(Code::FieldRange, "until", "must be after `since`"));
     }
+    if since.zip(as_of).is_some_and(|(since, as_of)| since > as_of) {
+        return Err(Failure::field(Code::FieldRange, "since", "must not be after `as_of`"));
+    }
+    Ok(())
 }
 
 /// A moment that has been.

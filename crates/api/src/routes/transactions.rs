@@ -50,7 +50,7 @@ pub(crate) async fn list(
     Query(asked): Query<TransactionsQuery>,
 ) -> Result<axum::Json<Page<Transaction>>, Failure> {
     let part = part(asked.cursor.as_deref(), asked.limit, LIMIT)?;
-    stretch(asked.since, asked.as_of)?;
+    stretch(asked.since, asked.until, asked.as_of)?;
     let mut tx = api.begin_read().await?;
     let filter = TransactionFilter {
         host: filter_host(&mut tx, asked.host.as_deref()).await?,

@@ -127,6 +127,8 @@ async fn ports_and_directories_that_others_have() {
     let taken = stack.client().url.trim_start_matches("http://").to_owned();
     says(up(&data, &taken), 69, &[&data.display().to_string(), "in use", &holder]).await;
     says(up(&other.path().join("data"), &taken), 69, &[&taken, "--listen"]).await;
+    says(up(other.path(), &taken), 69, &[&taken, "--listen"]).await;
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0, "it was not taken over");
 
     std::fs::write(other.path().join("a-file-of-somebody"), "").unwrap();
     says(up(other.path(), "127.0.0.1:0"), 64, &[&other.path().display().to_string(), "empty"]).await;

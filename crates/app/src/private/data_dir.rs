@@ -41,6 +41,13 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
+    /// What [`DataDir::open`] would say if somebody uses this directory. Nothing is made, and none taken over.
+    #[must_use]
+    pub fn in_use(path: &Path) -> Option<PrivateError> {
+        let refused = path.join(FORMAT_FILE).exists().then(|| lock(path))?.err()?;
+        matches!(refused, PrivateError::InUse { .. }).then_some(refused)
+    }
+
     /// Its absolute path, without symbolic links.
     #[must_use]
     pub fn path(&self) -> &Path {

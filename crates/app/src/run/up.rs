@@ -61,8 +61,8 @@ async fn start(args: crate::cli::UpArgs) -> Result<(Process, Option<Private>), F
     // Before anything is started: the most usual mistake should cost no time.
     if let Err(error) = std::net::TcpListener::bind(config.listen) {
         // Whoever started it twice has both in the way, and another address would not help.
-        if dir.exists() {
-            DataDir::open(&dir)?;
+        if let Some(error) = DataDir::in_use(&dir) {
+            return Err(error.into());
         }
         return Err(Failure::unavailable(format!(
             "failed to listen on {}: {error}; choose another address with --listen",

@@ -128,7 +128,7 @@ impl Pass<'_> {
     }
 
     /// Up to a hundred hosts in one statement; if that fails, one by one. Without a savepoint around all of them: rows that are
-    /// locked outside of one and changed inside cost PostgreSQL a third more.
+    /// locked outside of one and changed inside cost PostgreSQL a quarter more.
     async fn batch(&self, part: Part) -> Result<Batch, StageError> {
         let mut tx = self.it.store.begin().await?;
         let due = match self.claim(&mut tx, part).await? {

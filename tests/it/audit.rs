@@ -99,9 +99,10 @@ async fn the_log_is_read_by_what_it_says_and_by_whom() {
     assert_eq!(api.get("/audit?severity=loud").await.code(), "validation.field_format");
     assert_eq!(api.get("/audit?limit=201").await.code(), "pagination.limit_exceeded");
 
-    // Five rows of one moment, on pages of two: each exactly once; since counts, until does not.
+    // Five rows of one moment, as their ids tell too, on pages of two: each exactly once; since counts, until does not.
     let rows = "insert into audit_event (id, action, severity, actor_type, actor_label, detail, occurred_at)
-        select gen_random_uuid(), 'scan.queued', 'info', 'system', 'same', '{}', '2026-01-01' from generate_series(1, 5)";
+        select ('019b76da-a800-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'scan.queued', 'info', 'system', 'same', '{}',
+          '2026-01-01T00:00:00Z' from generate_series(1, 5) n";
     api.database.connect().await.execute(rows).await.unwrap();
     let (mut seen, mut cursor) = (std::collections::BTreeSet::new(), String::new());
     loop {
